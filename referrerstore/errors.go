@@ -1,0 +1,61 @@
+package referrerstore
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What a caller can act on. Stores wrap one of these, once.
+var (
+	// ErrNotFound: the registry says that the thing does not exist. The only
+	// one of these that is knowledge rather than the lack of it.
+	ErrNotFound = errors.New("not found")
+	// ErrAuthDenied: the registry or its token service answered 401 or 403,
+	// or no usable credential could be had.
+	ErrAuthDenied = errors.New("access denied by the registry")
+	// ErrRateLimited: the registry answered 429. See [RetryAfter].
+	ErrRateLimited = errors.New("the registry limits the rate of requests")
+	// ErrUnavailable: DNS, connection, TLS, 5xx, or an answer that breaks off.
+	ErrUnavailable = errors.New("the registry is unavailable")
+	// ErrRefused: Gatehouse itself would not go there: an address, realm or
+	// redirect that the configuration does not name. The text says what to add.
+	ErrRefused = errors.New("refused by the configuration")
+	// ErrProtocol: the registry's answer does not follow the distribution
+	// specification.
+	ErrProtocol = errors.New("the registry's answer is not valid")
+	// ErrDigestMismatch: the bytes are not those that the digest names.
+	ErrDigestMismatch = errors.New("content does not match its digest")
+	// ErrUnverified ends a stream whose digest could not be checked because
+	// it began after the first byte.
+	ErrUnverified = errors.New("content was not verified from its first byte")
+	// ErrTooLarge: more bytes than the reader's bound.
+	ErrTooLarge = errors.New("larger than the bound")
+	// ErrTooManyReferrers: the list was cut at a bound of pages, bytes or
+	// entries; what was yielded before is valid, the rest is unknown.
+	ErrTooManyReferrers = errors.New("more referrers than the bound")
+	// ErrBusy: the bound on bytes in flight is used up.
+	ErrBusy = errors.New("the bound on bytes in flight is used up")
+)
+
+// RetryAfterError carries how long the registry asked its clients to wait. It
+// unwraps to Err, commonly ErrRateLimited or ErrUnavailable.
+type RetryAfterError struct {
+	After time.Duration
+	Err   error
+}
+
+func (e *RetryAfterError) Error() string {
+	return fmt.Sprintf("%v; it asks to wait %s", e.Err, e.After)
+}
+
+func (e *RetryAfterError) Unwrap() error { return e.Err }
+
+// RetryAfter digs the registry's wait out of an error, zero if it named none.
+func RetryAfter(err error) time.Duration {
+	var wait *RetryAfterError
+	if errors.As(err, &wait) {
+		return wait.After
+	}
+	return 0
+}
