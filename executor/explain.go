@@ -1,0 +1,246 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/verifier"
+)
+
+// MaxLineBytes bounds a line made for a person: what Gatekeeper shows of a
+// denial is cut at 256 bytes, and the template adds words of its own.
+const MaxLineBytes = 200
+
+// Explanation says why a request ended as it did: the one place where texts
+// for users are made, shared by the server and the command line.
+type Explanation struct {
+	// Code is stable and machine-readable.
+	Code verifier.Code
+	// What happened and what to do about it, safe to show on one line.
+	What, Do string
+	// RetryAfter is how long the registry asked to wait, zero if it did not.
+	RetryAfter time.Duration
+}
+
+// Line is the explanation on one line of at most [MaxLineBytes] bytes. Where
+// it does not fit, what happened is cut before what to do.
+func (x Explanation) Line() string {
+	line := string(x.Code) + ": " + x.What
+	if x.Do == "" {
+		return clip(line, MaxLineBytes)
+	}
+	tail := "; " + clip(x.Do, MaxLineBytes/2)
+	return clip(line, MaxLineBytes-len(tail)) + tail
+}
+
+// The codes of decisions and of failures to decide. Those of single artifacts
+// are in package verifier.
+const (
+	CodeAllowed          verifier.Code = "ALLOWED"
+	CodeExempted         verifier.Code = "EXEMPTED"
+	CodeInvalidKey       verifier.Code = "INVALID_KEY"
+	CodeNoRule           verifier.Code = "NO_RULE"
+	CodeNamespaceMissing verifier.Code = "NAMESPACE_MISSING"
+	CodeNoStore          verifier.Code = "NO_STORE"
+	CodeExemptionEnded   verifier.Code = "EXEMPTION_ENDED"
+	CodeSubjectNotFound  verifier.Code = "SUBJECT_NOT_FOUND"
+	CodeNoSignature      verifier.Code = "SIGNATURE_NOT_FOUND"
+	CodePolicyNotMet     verifier.Code = "POLICY_NOT_MET"
+	CodeTooManyReferrers verifier.Code = "TOO_MANY_REFERRERS"
+
+	CodeDeadline      verifier.Code = "DEADLINE_EXCEEDED"
+	CodeCanceled      verifier.Code = "CANCELED"
+	CodeAuthDenied    verifier.Code = "AUTH_DENIED"
+	CodeRateLimited   verifier.Code = "RATE_LIMITED"
+	CodeUnavailable   verifier.Code = "REGISTRY_UNAVAILABLE"
+	CodeRefused       verifier.Code = "ADDRESS_REFUSED"
+	CodeProtocol      verifier.Code = "REGISTRY_PROTOCOL"
+	CodeDigest        verifier.Code = "DIGEST_MISMATCH"
+	CodeBusy          verifier.Code = "BUSY"
+	CodeInconclusive  verifier.Code = "INCONCLUSIVE"
+	CodeArtifactGone  verifier.Code = "ARTIFACT_NOT_FOUND"
+	CodeInternalError verifier.Code = "INTERNAL_ERROR"
+)
+
+// Explain says why Verify answered as it did.
+func Explain(r Result, err error) Explanation {
+	x := explainError(r, err)
+	if err == nil {
+		x = explainResult(r)
+	}
+	x.What, x.Do = OneLine(x.What), OneLine(x.Do)
+	return x
+}
+
+// ExplainInvalidKey is for a key that can never name an image.
+func ExplainInvalidKey(err error) Explanation {
+	what := strings.TrimPrefix(err.Error(), referrerstore.ErrInvalidReference.Error()+": ")
+	return Explanation{Code: CodeInvalidKey, What: OneLine("the key is no image reference: " + what), Do: "correct the image field"}
+}
+
+// ExplainReport says why an artifact was judged as it was.
+func ExplainReport(r verifier.Report) Explanation {
+	return Explanation{Code: r.Reason.Code, What: OneLine(r.Reason.What), Do: OneLine(r.Reason.Do)}
+}
+
+func explainResult(r Result) Explanation {
+	switch {
+	case r.Decision == Allowed && r.Exemption != nil:
+		return Explanation{Code: CodeExempted, What: fmt.Sprintf("rule %q allows without proof until %s: %s", r.Rule, r.Exemption.Until.UTC().Format(time.DateOnly), r.Exemption.Reason)}
+	case r.Decision == Allowed:
+		return Explanation{Code: CodeAllowed, What: fmt.Sprintf("rule %q is met", r.Rule)}
+	default:
+		return explainDenial(r)
+	}
+}
+
+func explainDenial(r Result) Explanation {
+	switch why := r.Denial; {
+	case errors.Is(why, ErrNoRule):
+		return Explanation{Code: CodeNoRule, What: "no rule of the policy matches " + r.Request.Reference.Name(), Do: "add a rule for it to policy.rules"}
+	case errors.Is(why, ErrNamespaceMissing):
+		return Explanation{Code: CodeNamespaceMissing, What: "the policy has rules for namespaces but the request names none", Do: "set server.namespaceFrom and use a template or provider URL that sends the namespace"}
+	case errors.Is(why, ErrNoStore):
+		return Explanation{Code: CodeNoStore, What: "no store serves " + r.Request.Reference.Registry, Do: "add the host to stores[].hosts"}
+	case errors.Is(why, ErrExemptionEnded):
+		return Explanation{Code: CodeExemptionEnded, What: fmt.Sprintf("the exemption of rule %q ended on %s", r.Rule, r.Exemption.Until.UTC().Format(time.DateOnly)), Do: "sign the image or renew the exemption"}
+	case errors.Is(why, referrerstore.ErrNotFound):
+		return Explanation{Code: CodeSubjectNotFound, What: "the registry has no image " + r.Request.Reference.String(), Do: "check the name, tag or digest"}
+	case errors.Is(why, referrerstore.ErrTooManyReferrers):
+		return Explanation{Code: CodeTooManyReferrers, What: "more artifacts refer to the image than are looked at, and those do not meet the policy", Do: "remove artifacts that are not needed"}
+	case errors.Is(why, ErrNoArtifacts):
+		return Explanation{Code: CodeNoSignature, What: "nothing that rule " + r.Rule + " accepts refers to the image", Do: "sign the image and push the signature beside it"}
+	default:
+		return explainRequirement(r)
+	}
+}
+
+// explainRequirement takes the reason of the artifacts if they all failed for
+// the same one: that is what the reader has to mend.
+func explainRequirement(r Result) Explanation {
+	var failed *verifier.Report
+	passed, same := 0, true
+	for i, report := range r.Reports {
+		switch {
+		case report.Outcome == verifier.Passed:
+			passed++
+		case report.Outcome == verifier.Failed && failed == nil:
+			failed = &r.Reports[i]
+		case report.Outcome == verifier.Failed && report.Reason.Code != failed.Reason.Code:
+			same = false
+		}
+	}
+	if failed != nil && same && passed == 0 {
+		return Explanation{Code: failed.Reason.Code, What: failed.Reason.What, Do: failed.Reason.Do}
+	}
+	return Explanation{
+		Code: CodePolicyNotMet,
+		What: fmt.Sprintf("%d of %d artifacts passed and rule %q demands more", passed, len(r.Reports), r.Rule),
+		Do:   "see the reports of the single artifacts",
+	}
+}
+
+// explainError is for requests without a verdict. The order goes from what the
+// request itself ran into to what an artifact of it did.
+func explainError(r Result, err error) Explanation {
+	host := r.Request.Reference.Registry
+	switch {
+	case err == nil:
+		return Explanation{}
+	case errors.Is(err, referrerstore.ErrRateLimited):
+		return rateLimited(host, err)
+	case errors.Is(err, referrerstore.ErrRefused):
+		return Explanation{Code: CodeRefused, What: "refused to contact an address for " + host, Do: innermost(err)}
+	case errors.Is(err, referrerstore.ErrAuthDenied):
+		return Explanation{Code: CodeAuthDenied, What: host + " denied access to " + r.Request.Reference.Repository, Do: "check stores[].credentials for this host"}
+	case errors.Is(err, referrerstore.ErrBusy):
+		return Explanation{Code: CodeBusy, What: "too many bytes from registries are held at once", Do: "retry, or raise server.limits.inFlightBytes"}
+	case errors.Is(err, referrerstore.ErrDigestMismatch):
+		return Explanation{Code: CodeDigest, What: host + " sent bytes that do not match their digest", Do: "check the registry and proxies before it"}
+	case errors.Is(err, referrerstore.ErrProtocol):
+		return Explanation{Code: CodeProtocol, What: host + " answered against the distribution specification", Do: "see the log of gatehouse"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return Explanation{Code: CodeDeadline, What: "no verdict in time from " + host, Do: "retry"}
+	case errors.Is(err, referrerstore.ErrUnavailable):
+		return Explanation{Code: CodeUnavailable, What: host + " is unavailable", Do: "retry; see the log of gatehouse"}
+	case errors.Is(err, context.Canceled):
+		return Explanation{Code: CodeCanceled, What: "the request was given up", Do: "retry"}
+	default:
+		return explainInconclusive(err)
+	}
+}
+
+func rateLimited(host string, err error) Explanation {
+	x := Explanation{Code: CodeRateLimited, What: host + " limits the rate of requests", Do: "retry", RetryAfter: referrerstore.RetryAfter(err)}
+	if x.RetryAfter > 0 {
+		x.Do = fmt.Sprintf("retry after %d s", int(x.RetryAfter.Round(time.Second).Seconds()))
+	}
+	return x
+}
+
+func explainInconclusive(err error) Explanation {
+	var report *ReportError
+	if errors.As(err, &report) {
+		reason := report.Report.Reason
+		if errors.Is(err, referrerstore.ErrNotFound) {
+			return Explanation{Code: CodeArtifactGone, What: "the registry lists artifact " + report.Report.Artifact.Digest.String() + " but does not have it", Do: "retry, or remove it from the list"}
+		}
+		return Explanation{Code: reason.Code, What: reason.What, Do: reason.Do}
+	}
+	if errors.Is(err, ErrInconclusive) {
+		return Explanation{Code: CodeInconclusive, What: "no verdict could be reached", Do: "retry; see the log of gatehouse"}
+	}
+	return Explanation{Code: CodeInternalError, What: "no verdict could be reached", Do: "see the log of gatehouse"}
+}
+
+// innermost gives the text of the error at the end of the chain, where a
+// refusal says which line to add.
+func innermost(err error) string {
+	text := err.Error()
+	if i := strings.LastIndex(text, referrerstore.ErrRefused.Error()+": "); i >= 0 {
+		return text[i+len(referrerstore.ErrRefused.Error())+2:]
+	}
+	return text
+}
+
+// OneLine makes text safe to show on one line: line breaks and runs of space
+// become one space; control, formatting (bidirectional among them) and
+// unprintable characters, and bytes that are not UTF-8, are dropped.
+func OneLine(text string) string {
+	var b strings.Builder
+	space := false
+	for _, r := range text {
+		switch {
+		case unicode.IsSpace(r):
+			space = b.Len() > 0
+			continue
+		case r == utf8.RuneError || !unicode.IsPrint(r):
+			continue
+		}
+		if space {
+			b.WriteByte(' ')
+			space = false
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// clip cuts text to at most n bytes between two characters and marks the cut.
+func clip(text string, n int) string {
+	const mark = "..."
+	if len(text) <= n {
+		return text
+	}
+	cut := max(n-len(mark), 0)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + mark
+}
