@@ -1,0 +1,176 @@
+package httpserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/open-policy-agent/frameworks/constraint/pkg/externaldata"
+
+	"github.com/gatehouse-project/gatehouse/executor"
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+)
+
+// requestError refuses a request as a whole.
+type requestError struct {
+	status int
+	text   string
+}
+
+func (e *requestError) Error() string { return e.text }
+
+func refused(status int, format string, args ...any) *requestError {
+	return &requestError{status: status, text: fmt.Sprintf(format, args...)}
+}
+
+// readKeys reads the request's keys within the limits. The bytes of the body
+// are taken from the budget first; release gives them back and is never nil.
+func (s *Server) readKeys(ctx context.Context, w http.ResponseWriter, r *http.Request, limits Limits, deadline time.Time) (keys []string, release func(), err error) {
+	release = func() {}
+	if err := checkContentType(r.Header.Get("Content-Type")); err != nil {
+		return nil, release, err
+	}
+	if r.ContentLength > limits.BodyBytes {
+		return nil, release, refused(http.StatusRequestEntityTooLarge, "the body has %d bytes, at most %d are read (server.limits.bodyBytes)", r.ContentLength, limits.BodyBytes)
+	}
+	size := r.ContentLength
+	if size < 0 {
+		size = limits.BodyBytes
+	}
+	if err := s.bodies.Acquire(ctx, size); err != nil {
+		return nil, release, refused(http.StatusServiceUnavailable, "too many requests are being read: retry")
+	}
+	release = func() { s.bodies.Release(size) }
+	body, err := readBody(w, r, limits, deadline)
+	if err != nil {
+		return nil, release, err
+	}
+	keys, err = parseRequest(body, limits)
+	return keys, release, err
+}
+
+func checkContentType(header string) error {
+	if header == "" {
+		return nil
+	}
+	kind, _, err := mime.ParseMediaType(header)
+	if err != nil || kind != "application/json" {
+		return refused(http.StatusUnsupportedMediaType, "the content type is %q: send application/json", clipped(header))
+	}
+	return nil
+}
+
+func readBody(w http.ResponseWriter, r *http.Request, limits Limits, deadline time.Time) ([]byte, error) {
+	control := http.NewResponseController(w)
+	if err := control.SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, refused(http.StatusBadRequest, "the connection is closed")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limits.BodyBytes))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, refused(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes (server.limits.bodyBytes)", limits.BodyBytes)
+	case err != nil:
+		return nil, refused(http.StatusBadRequest, "the body did not arrive whole and in time")
+	}
+	// The server's background read, which notices that a client has gone, must
+	// not end on the deadline that was meant for the body.
+	if err := control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, refused(http.StatusBadRequest, "the connection is closed")
+	}
+	return body, nil
+}
+
+// parseRequest reads a ProviderRequest of Gatekeeper's external data protocol,
+// v1beta1 or v1alpha1. Version and kind may be left out, for people with curl;
+// if given they must be right.
+func parseRequest(body []byte, limits Limits) ([]string, error) {
+	if !utf8.Valid(body) {
+		return nil, refused(http.StatusBadRequest, "the body is not UTF-8")
+	}
+	var req externaldata.ProviderRequest
+	if err := json.Unmarshal(body, &req); err != nil {
+		return nil, refused(http.StatusBadRequest, "the body is not a ProviderRequest in JSON: %s", clipped(err.Error()))
+	}
+	if req.Kind != "" && req.Kind != "ProviderRequest" {
+		return nil, refused(http.StatusBadRequest, "the kind is %q: send a ProviderRequest", clipped(string(req.Kind)))
+	}
+	if !knownVersion(req.APIVersion) {
+		return nil, refused(http.StatusBadRequest, "the apiVersion is %q: send externaldata.gatekeeper.sh/v1beta1", clipped(req.APIVersion))
+	}
+	if n := len(req.Request.Keys); n > limits.Keys {
+		return nil, refused(http.StatusRequestEntityTooLarge, "the request has %d keys, at most %d are answered (server.limits.keys)", n, limits.Keys)
+	}
+	return req.Request.Keys, nil
+}
+
+func knownVersion(version string) bool {
+	group, v, found := strings.Cut(version, "/")
+	return version == "" || found && group == "externaldata.gatekeeper.sh" && (v == "v1beta1" || v == "v1alpha1")
+}
+
+func clipped(text string) string {
+	text = executor.OneLine(text)
+	if len(text) > 100 {
+		text = strings.ToValidUTF8(text[:100], "") + "..."
+	}
+	return text
+}
+
+var (
+	namespaceName   = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	errForeign      = errors.New(`it has a "[": a namespace in the key is no evidence here (server.namespaceFrom)`)
+	errNoPrefix     = errors.New(`it does not begin with exactly one "[namespace]" (server.namespaceFrom is key)`)
+	errKeyTooLong   = errors.New("it is longer than the bound (server.limits.keyBytes)")
+	errBadNamespace = errors.New("the namespace is not a valid name: lower case, digits and -, at most 63")
+)
+
+// parseKey reads one key. Where the namespace does not come from keys, a
+// prefix is refused rather than ignored: a pod's author writes the image
+// field and could forge one.
+func parseKey(key string, from NamespaceFrom, pathNamespace string, limits Limits) (executor.Request, error) {
+	if len(key) > limits.KeyBytes {
+		return executor.Request{}, errKeyTooLong
+	}
+	req := executor.Request{Namespace: pathNamespace}
+	if from == NamespaceFromKey {
+		inner, found := strings.CutPrefix(key, "[")
+		namespace, image, closed := strings.Cut(inner, "]")
+		if !found || !closed || strings.HasPrefix(image, "[") {
+			return executor.Request{}, errNoPrefix
+		}
+		if !namespaceName.MatchString(namespace) {
+			return executor.Request{}, errBadNamespace
+		}
+		req.Namespace, key = namespace, image
+	}
+	if strings.Contains(key, "[") {
+		return executor.Request{}, errForeign
+	}
+	ref, err := referrerstore.ParseReference(key)
+	req.Reference = ref
+	return req, err
+}
+
+// pathNamespace is the namespace of the request's path, refused where the
+// configuration takes none from there.
+func pathNamespace(vars map[string]string, from NamespaceFrom) (string, error) {
+	namespace, given := vars["namespace"]
+	switch {
+	case !given:
+		return "", nil
+	case from != NamespaceFromPath:
+		return "", refused(http.StatusNotFound, "namespaces in the path are not in use here (server.namespaceFrom)")
+	case !namespaceName.MatchString(namespace):
+		return "", refused(http.StatusBadRequest, "the path's namespace is not a valid name")
+	}
+	return namespace, nil
+}

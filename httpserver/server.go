@@ -1,0 +1,233 @@
+// Package httpserver is where Gatekeeper asks and where operators look.
+//
+// server.go holds the routes and the life of the two listeners, verify.go one
+// request's fan-out over its subjects, decode.go what is refused before that,
+// wire.go the JSON of Gatekeeper and of Ratify's reports. tls.go reloads
+// certificates, peers.go tells clients that reuse connections from those that
+// leave them behind, health.go and metrics.go are the read-only side.
+//
+// The package knows no registry, no signature and no configuration file: a
+// [Snapshot] holds what a request reads, once, and is swapped whole.
+package httpserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/netutil"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gatehouse-project/gatehouse/executor"
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+)
+
+// VerifyPath is where Gatekeeper's Provider points; with namespaces from the
+// path, /namespaces/NS follows it.
+const VerifyPath = "/ratify/gatekeeper/v1/verify"
+
+// Decider answers for one subject; [executor.Executor] is one. Verify returns
+// soon after its context ends.
+type Decider interface {
+	Verify(ctx context.Context, req executor.Request) (executor.Result, error)
+}
+
+// Snapshot is what a request reads, as one immutable whole.
+type Snapshot struct {
+	Decider Decider
+	// Generation counts the configurations that went live.
+	Generation uint64
+	// VerifyTimeout is when the last byte of an answer has left, counted from
+	// the first of the request's header.
+	VerifyTimeout time.Duration
+	OnFailure     OnFailure
+	NamespaceFrom NamespaceFrom
+	Limits        Limits
+}
+
+// Limits bound one request.
+type Limits struct {
+	BodyBytes int64
+	Keys      int
+	KeyBytes  int
+}
+
+// OnFailure says how the lack of a verdict is told.
+type OnFailure int
+
+// A failure leaves the key out and names it in systemError, which Gatekeeper
+// does not keep, or is a value that is no success.
+const (
+	FailureIsSystemError OnFailure = iota
+	FailureIsValue
+)
+
+// NamespaceFrom says where a key's namespace comes from.
+type NamespaceFrom int
+
+// The sources of a namespace: none, a "[namespace]" prefix of every key, or
+// the path of the request.
+const (
+	NamespaceFromNone NamespaceFrom = iota
+	NamespaceFromKey
+	NamespaceFromPath
+)
+
+// Options of a Server. Logger is required.
+type Options struct {
+	// TLS of the webhook's listener; nil serves plain HTTP.
+	TLS *tls.Config
+	// Connections bounds the open connections of the webhook; 0 means 1024.
+	Connections int
+	// Bodies bounds the bytes of requests that are being answered; nil means
+	// a budget of 16 MiB.
+	Bodies *referrerstore.Budget
+	Logger *slog.Logger
+	// Registry receives this package's metrics and is what /metrics shows;
+	// nil means an empty one.
+	Registry *prometheus.Registry
+	// Detail adds facts to the answer of /readyz; may be nil.
+	Detail func() map[string]any
+}
+
+// subjectsAtOnce bounds the subjects of all requests that are worked on.
+const subjectsAtOnce = 2048
+
+// Server answers Gatekeeper and operators. Make one with New; all methods are
+// safe for concurrent use.
+type Server struct {
+	opts     Options
+	live     atomic.Pointer[Snapshot]
+	draining atomic.Bool
+	bodies   *referrerstore.Budget
+	subjects chan struct{}
+	peers    *peers
+	verdicts *verdicts
+	metrics  *metrics
+	workers  sync.WaitGroup
+}
+
+// New makes a server that is not ready until Swap has given it a snapshot.
+func New(opts Options) *Server {
+	if opts.Connections <= 0 {
+		opts.Connections = 1024
+	}
+	if opts.Bodies == nil {
+		opts.Bodies = referrerstore.NewBudget(16 << 20)
+	}
+	if opts.Registry == nil {
+		opts.Registry = prometheus.NewRegistry()
+	}
+	return &Server{
+		opts:     opts,
+		bodies:   opts.Bodies,
+		subjects: make(chan struct{}, subjectsAtOnce),
+		peers:    newPeers(),
+		verdicts: newVerdicts(),
+		metrics:  newMetrics(opts.Registry),
+	}
+}
+
+// Swap makes a snapshot live for the requests that come from now on and
+// returns the one before it, nil at first.
+func (s *Server) Swap(next *Snapshot) *Snapshot {
+	s.metrics.generation.Set(float64(next.Generation))
+	return s.live.Swap(next)
+}
+
+// Handler is the webhook.
+func (s *Server) Handler() http.Handler {
+	r := mux.NewRouter().SkipClean(true)
+	r.Path(VerifyPath).Methods(http.MethodPost).HandlerFunc(s.verify)
+	r.Path(VerifyPath + "/namespaces/{namespace:.*}").Methods(http.MethodPost).HandlerFunc(s.verify)
+	r.NotFoundHandler = s.refuseWith(http.StatusNotFound, "no such path: POST to "+VerifyPath)
+	r.MethodNotAllowedHandler = s.refuseWith(http.StatusMethodNotAllowed, "method not allowed: POST to "+VerifyPath)
+	return s.peers.wrap(r)
+}
+
+// refuseWith answers requests that no route takes. Gatekeeper parses the body
+// whatever the status, so even these are provider responses.
+func (s *Server) refuseWith(status int, text string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if status == http.StatusMethodNotAllowed {
+			w.Header().Set("Allow", http.MethodPost)
+		}
+		deadline := time.Now().Add(5 * time.Second)
+		s.refuse(w, r, deadline, &requestError{status: status, text: text})
+	})
+}
+
+// Serve answers on both listeners until ctx ends, then drains: requests that
+// are under way are finished, new connections refused. It closes the listeners
+// and returns when every goroutine that it started has ended.
+func (s *Server) Serve(ctx context.Context, webhook, admin net.Listener) error {
+	hook := s.httpServer(s.Handler())
+	hook.TLSConfig = s.opts.TLS
+	hook.ConnContext = s.peers.connContext
+	side := s.httpServer(s.AdminHandler())
+
+	group, ctx := errgroup.WithContext(ctx)
+	webhook = netutil.LimitListener(webhook, s.opts.Connections)
+	if s.opts.TLS != nil {
+		webhook = tls.NewListener(webhook, s.opts.TLS)
+	}
+	group.Go(func() error { return serve(hook, webhook) })
+	group.Go(func() error { return serve(side, netutil.LimitListener(admin, 64)) })
+	group.Go(func() error {
+		<-ctx.Done()
+		return s.drain(hook, side)
+	})
+	err := group.Wait()
+	s.workers.Wait()
+	return err
+}
+
+func serve(server *http.Server, listener net.Listener) error {
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+	}
+	return nil
+}
+
+// drain gives requests under way the time that they may take, no longer.
+func (s *Server) drain(servers ...*http.Server) error {
+	s.draining.Store(true)
+	wait := 5 * time.Second
+	if live := s.live.Load(); live != nil {
+		wait = live.VerifyTimeout + time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), wait) //nolint:contextcheck // the caller's has ended: that is why we drain
+	defer cancel()
+	var errs []error
+	for _, server := range servers {
+		if err := server.Shutdown(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("drain: %w", err), server.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// httpServer speaks HTTP/1.1 only, as Gatekeeper's client does: HTTP/2 would
+// add streams that the bounds on connections do not see. Idle connections
+// outlive the 90 s after which that client drops its own.
+func (s *Server) httpServer(handler http.Handler) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       120 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		Protocols:         &protocols,
+		ErrorLog:          slog.NewLogLogger(s.opts.Logger.Handler(), slog.LevelDebug),
+	}
+}

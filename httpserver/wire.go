@@ -1,0 +1,233 @@
+package httpserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/frameworks/constraint/pkg/externaldata"
+
+	"github.com/gatehouse-project/gatehouse/executor"
+	"github.com/gatehouse-project/gatehouse/verifier"
+)
+
+const (
+	apiVersion = "externaldata.gatekeeper.sh/v1beta1"
+	// reportVersion is the shape of Ratify's reports that its templates read.
+	reportVersion = "0.2.0"
+	// maxSystemError bounds the text that names what was left out.
+	maxSystemError = 16 << 10
+)
+
+// value is the verdict on one key in the report shape 0.2.0 of Ratify. Its
+// fields are always present and never null: a template that meets a missing
+// field is undefined, and what is undefined admits.
+//
+// succeeded repeats isSuccess under the name that templates of Ratify's next
+// major version read, which would be undefined over the older shape alone.
+type value struct {
+	Version         string   `json:"version"`
+	IsSuccess       bool     `json:"isSuccess"`
+	Succeeded       bool     `json:"succeeded"`
+	TraceID         string   `json:"traceID"`
+	Timestamp       string   `json:"timestamp"`
+	VerifierReports []report `json:"verifierReports"`
+}
+
+// report is one judgement within a value. name and type are what verifierName
+// and verifierType were called before; shipped templates select by them.
+//
+// Some templates look at single reports and not at the value's isSuccess, and
+// would admit an image of which one signature is good where the policy demands
+// two. In a value that is no success, therefore, no report is one either; what
+// came of the artifact itself is in the extension "outcome".
+//
+// nestedResults is left out where there are none: the shipped template that
+// reads it takes an empty list for one in which a signature is missing.
+type report struct {
+	Subject         string            `json:"subject"`
+	IsSuccess       bool              `json:"isSuccess"`
+	Name            string            `json:"name"`
+	VerifierName    string            `json:"verifierName"`
+	Type            string            `json:"type"`
+	VerifierType    string            `json:"verifierType"`
+	ReferenceDigest string            `json:"referenceDigest"`
+	ArtifactType    string            `json:"artifactType"`
+	Message         string            `json:"message"`
+	ErrorReason     string            `json:"errorReason"`
+	Remediation     string            `json:"remediation"`
+	Extensions      map[string]string `json:"extensions"`
+	NestedResults   []report          `json:"nestedResults,omitempty"`
+}
+
+// policyType marks the report that speaks for the whole decision rather than
+// for one artifact.
+const policyType = "policy"
+
+// encodeResponse makes the answer to a well-formed request: an item for each
+// key in its order, and what was left out in systemError.
+func encodeResponse(keys []keyed, answers []answer, onFailure OnFailure, trace string, now time.Time) ([]byte, error) {
+	encoded := make([]json.RawMessage, len(answers))
+	response := externaldata.Response{Items: make([]externaldata.Item, 0, len(keys))}
+	left := &leftOut{}
+	for _, k := range keys {
+		a := &answers[k.slot]
+		if a.err != nil && onFailure == FailureIsSystemError {
+			left.add(a.explanation, k.key)
+			continue
+		}
+		if encoded[k.slot] == nil {
+			raw, err := json.Marshal(valueOf(a, k.key, trace, now))
+			if err != nil {
+				return nil, fmt.Errorf("encode the verdict: %w", err)
+			}
+			encoded[k.slot] = raw
+		}
+		response.Items = append(response.Items, externaldata.Item{Key: k.key, Value: encoded[k.slot]})
+	}
+	response.SystemError = left.String()
+	return encode(response)
+}
+
+func encode(response externaldata.Response) ([]byte, error) {
+	body, err := json.Marshal(externaldata.ProviderResponse{APIVersion: apiVersion, Kind: "ProviderResponse", Response: response})
+	if err != nil {
+		return nil, fmt.Errorf("encode the response: %w", err)
+	}
+	return append(body, '\n'), nil
+}
+
+func encodeSystemError(text string) []byte {
+	body, err := encode(externaldata.Response{SystemError: executor.OneLine(text)})
+	if err != nil {
+		// A string in a struct always encodes; the zero answer still denies.
+		return []byte(`{"kind":"ProviderResponse","response":{"systemError":"internal error"}}`)
+	}
+	return body
+}
+
+func valueOf(a *answer, key, trace string, now time.Time) value {
+	success := a.err == nil && !a.invalid && a.result.Decision == executor.Allowed
+	v := value{
+		Version:         reportVersion,
+		IsSuccess:       success,
+		Succeeded:       success,
+		TraceID:         trace,
+		Timestamp:       now.UTC().Format(time.RFC3339Nano),
+		VerifierReports: []report{},
+	}
+	// What no single artifact's report says is said by one for the policy. An
+	// allowance by reports needs none.
+	if !success || a.result.Exemption != nil {
+		v.VerifierReports = append(v.VerifierReports, policyReport(a, key, success))
+	}
+	for _, r := range a.result.Reports {
+		v.VerifierReports = append(v.VerifierReports, artifactReport(a, r, success))
+	}
+	return v
+}
+
+func policyReport(a *answer, key string, success bool) report {
+	r := report{
+		Subject:    subjectOf(a, key),
+		IsSuccess:  success,
+		Name:       a.result.Rule,
+		Type:       policyType,
+		Message:    a.explanation.Line(),
+		Extensions: map[string]string{},
+	}
+	if !success {
+		r.ErrorReason, r.Remediation = string(a.explanation.Code), a.explanation.Do
+	}
+	r.VerifierName, r.VerifierType = r.Name, r.Type
+	return r
+}
+
+func artifactReport(a *answer, of verifier.Report, success bool) report {
+	x := executor.ExplainReport(of)
+	r := report{
+		Subject:         a.result.Subject.String(),
+		IsSuccess:       success && of.Outcome == verifier.Passed,
+		Name:            of.Verifier,
+		VerifierName:    of.Verifier,
+		Type:            of.Type,
+		VerifierType:    of.Type,
+		ReferenceDigest: of.Artifact.Digest.String(),
+		ArtifactType:    executor.OneLine(of.Artifact.ArtifactType),
+		Message:         x.Line(),
+		Extensions:      make(map[string]string, len(of.Extensions)+1),
+	}
+	for name, text := range of.Extensions {
+		r.Extensions[name] = executor.OneLine(text)
+	}
+	for i, warning := range of.Warnings {
+		r.Extensions[fmt.Sprintf("warning%d", i+1)] = executor.OneLine(warning)
+	}
+	r.Extensions["outcome"] = of.Outcome.String()
+	if of.Outcome != verifier.Passed {
+		r.ErrorReason, r.Remediation = string(x.Code), x.Do
+	}
+	return r
+}
+
+func subjectOf(a *answer, key string) string {
+	switch {
+	case a.result.Subject.Descriptor.Digest != "":
+		return a.result.Subject.String()
+	case !a.result.Request.Reference.IsZero():
+		return a.result.Request.Reference.String()
+	default:
+		return clipped(key)
+	}
+}
+
+// leftOut gathers the keys without a verdict by their reason, in order.
+type leftOut struct {
+	lines []string
+	keys  map[string][]string
+}
+
+func (l *leftOut) add(x executor.Explanation, key string) {
+	line := x.Line()
+	if l.keys == nil {
+		l.keys = make(map[string][]string)
+	}
+	if _, known := l.keys[line]; !known {
+		l.lines = append(l.lines, line)
+	}
+	l.keys[line] = append(l.keys[line], executor.OneLine(key))
+}
+
+// String names reasons first: Gatekeeper cuts what a person sees of it.
+func (l *leftOut) String() string {
+	var b strings.Builder
+	omitted := 0
+	for _, line := range l.lines {
+		if b.Len()+len(line) > maxSystemError {
+			omitted += len(l.keys[line])
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteString(" | ")
+		}
+		b.WriteString(line)
+		separator := " [no verdict for: "
+		for _, key := range l.keys[line] {
+			if b.Len()+len(key) > maxSystemError {
+				omitted++
+				continue
+			}
+			b.WriteString(separator)
+			b.WriteString(key)
+			separator = ", "
+		}
+		if separator == ", " {
+			b.WriteByte(']')
+		}
+	}
+	if omitted > 0 {
+		fmt.Fprintf(&b, " and %d more keys", omitted)
+	}
+	return b.String()
+}

@@ -1,0 +1,210 @@
+package httpserver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/frameworks/constraint/pkg/externaldata"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gatehouse-project/gatehouse/executor"
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/verifier"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, got, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, indented.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), indented.String()); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", name, diff)
+	}
+}
+
+// outcomes is one answer of each kind that goes over the wire.
+func outcomes(t *testing.T) ([]keyed, []answer) {
+	t.Helper()
+	ref, err := referrerstore.ParseReference("r.example/app:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := executor.Result{
+		Request: executor.Request{Reference: ref}, Rule: "production",
+		Subject: referrerstore.Subject{Reference: ref, Descriptor: ocispec.Descriptor{Digest: digest.FromString("app")}},
+	}
+	passed := verifier.Report{
+		Verifier: "notation", Type: "notation", Outcome: verifier.Passed,
+		Artifact:   ocispec.Descriptor{Digest: digest.FromString("good"), ArtifactType: "application/vnd.cncf.notary.signature"},
+		Reason:     verifier.Reason{Code: verifier.CodeVerified, What: "signed by CN=acme"},
+		Warnings:   []string{"the signature expired on 2026-01-01"},
+		Extensions: map[string]string{"Issuer": "CN=acme root", "SN": "42"},
+	}
+	failed := verifier.Report{
+		Verifier: "notation", Type: "notation", Outcome: verifier.Failed,
+		Artifact: ocispec.Descriptor{Digest: digest.FromString("bad"), ArtifactType: "application/vnd.cncf.notary.signature"},
+		Reason:   verifier.Reason{Code: verifier.CodeSignerUntrusted, What: "signed by \"CN=a\x1b[31mstranger\u202e\"\n", Do: "trust the signer or sign again"},
+	}
+	allowed, denied, unsigned, exempt, absent := result, result, result, result, result
+	allowed.Decision, allowed.Reports = executor.Allowed, []verifier.Report{passed}
+	denied.Decision, denied.Denial, denied.Reports = executor.Denied, executor.ErrRequirement, []verifier.Report{failed}
+	unsigned.Decision, unsigned.Denial = executor.Denied, executor.ErrNoArtifacts
+	exempt.Decision, exempt.Exemption = executor.Allowed, &executor.Exemption{Reason: "TICKET-1", Until: time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)}
+	absent.Decision, absent.Denial, absent.Subject = executor.Denied, referrerstore.ErrNotFound, referrerstore.Subject{}
+	_, invalid := referrerstore.ParseReference("not a key")
+
+	var keys []keyed
+	var answers []answer
+	add := func(key string, a answer) {
+		a.done = true
+		if !a.invalid {
+			a.explanation = executor.Explain(a.result, a.err)
+		}
+		keys = append(keys, keyed{key, len(answers)})
+		answers = append(answers, a)
+	}
+	add("r.example/app:v1", answer{result: allowed})
+	add("r.example/app:stranger", answer{result: denied})
+	denied.Reports = []verifier.Report{passed, failed}
+	add("r.example/app:half", answer{result: denied})
+	add("r.example/app:unsigned", answer{result: unsigned})
+	add("r.example/app:exempt", answer{result: exempt})
+	add("r.example/app:absent", answer{result: absent})
+	add("not a key", answer{explanation: executor.ExplainInvalidKey(invalid), invalid: true})
+	add("r.example/app:late", answer{result: result, err: context.DeadlineExceeded})
+	add("r.example/app:throttled", answer{result: result, err: &referrerstore.RetryAfterError{After: 5 * time.Second, Err: referrerstore.ErrRateLimited}})
+	return keys, answers
+}
+
+var someTime = time.Date(2026, 11, 21, 12, 0, 0, 123456789, time.UTC)
+
+func TestGoldenResponses(t *testing.T) {
+	t.Parallel()
+	keys, answers := outcomes(t)
+	for name, mode := range map[string]OnFailure{"systemerror.json": FailureIsSystemError, "value.json": FailureIsValue} {
+		body, err := encodeResponse(keys, answers, mode, "00112233445566778899aabbccddeeff", someTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, body)
+	}
+	golden(t, "refused.json", encodeSystemError("the body is not UTF-8"))
+}
+
+// No value and no report has a null or lacks a field: templates that meet one
+// are undefined, and what is undefined admits.
+func TestNothingIsNullOrMissing(t *testing.T) {
+	t.Parallel()
+	keys, answers := outcomes(t)
+	body, err := encodeResponse(keys, answers, FailureIsValue, "trace", someTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var response externaldata.ProviderResponse
+	if err := json.Unmarshal(body, &response); err != nil {
+		t.Fatal(err)
+	}
+	if len(response.Response.Items) != len(keys) {
+		t.Fatalf("%d items for %d keys", len(response.Response.Items), len(keys))
+	}
+	for _, item := range response.Response.Items {
+		value, ok := item.Value.(map[string]any)
+		if !ok {
+			t.Fatalf("%s: value is %T", item.Key, item.Value)
+		}
+		present(t, item.Key, value, "version", "isSuccess", "succeeded", "traceID", "timestamp", "verifierReports")
+		for _, r := range value["verifierReports"].([]any) {
+			present(t, item.Key, r.(map[string]any), "subject", "isSuccess", "name", "verifierName", "type", "verifierType",
+				"referenceDigest", "artifactType", "message", "errorReason", "remediation", "extensions")
+			if nested, ok := r.(map[string]any)["nestedResults"]; ok {
+				t.Errorf("%s: nestedResults is %v", item.Key, nested)
+			}
+		}
+	}
+}
+
+func present(t *testing.T, key string, object map[string]any, fields ...string) {
+	t.Helper()
+	for _, field := range fields {
+		if v, ok := object[field]; !ok || v == nil {
+			t.Errorf("%s: field %s is %v", key, field, v)
+		}
+	}
+}
+
+// What was left out is named within a bound, and nothing is left out unsaid.
+func TestSystemErrorIsBounded(t *testing.T) {
+	t.Parallel()
+	left := &leftOut{}
+	x := executor.Explanation{Code: executor.CodeDeadline, What: "late"}
+	for range 1000 {
+		left.add(x, string(bytes.Repeat([]byte("k"), 1000)))
+	}
+	if text := left.String(); len(text) > maxSystemError+1100 || !bytes.Contains([]byte(text), []byte("more keys")) {
+		t.Errorf("%d bytes: ...%s", len(text), text[len(text)-50:])
+	}
+	if text := (&leftOut{}).String(); text != "" {
+		t.Errorf("nothing left out says %q", text)
+	}
+}
+
+func FuzzParseRequest(f *testing.F) {
+	limits := Limits{BodyBytes: 1 << 20, Keys: 100, KeyBytes: 1024}
+	f.Add([]byte(`{"apiVersion":"externaldata.gatekeeper.sh/v1beta1","kind":"ProviderRequest","request":{"keys":["a"]}}`))
+	f.Add([]byte(`{"request":{"keys":[null]}}`))
+	f.Add([]byte(`{"request":[]}`))
+	f.Add([]byte("\xff"))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		keys, err := parseRequest(body, limits)
+		if err == nil && len(keys) > limits.Keys {
+			t.Fatalf("%d keys", len(keys))
+		}
+	})
+}
+
+func FuzzParseKey(f *testing.F) {
+	limits := Limits{KeyBytes: 1024}
+	for _, key := range []string{"", "nginx", "[prod]nginx", "[a][b]c", "[", "]", "r.example:443/a@sha256:00", "\x00", "[x]"} {
+		f.Add(key, 0)
+		f.Add(key, 1)
+		f.Add(key, 2)
+	}
+	f.Fuzz(func(t *testing.T, key string, from int) {
+		source := NamespaceFrom(from)
+		req, err := parseKey(key, source, "", limits)
+		if err != nil {
+			return
+		}
+		if req.Reference.IsZero() {
+			t.Fatalf("%q is valid and names nothing", key)
+		}
+		if (source == NamespaceFromKey) != (req.Namespace != "") {
+			t.Fatalf("%q from %d: namespace %q", key, from, req.Namespace)
+		}
+		again, err := referrerstore.ParseReference(req.Reference.String())
+		if err != nil || again != req.Reference {
+			t.Fatalf("%q: %q reads back as %q, %v", key, req.Reference, again, err)
+		}
+	})
+}
