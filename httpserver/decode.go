@@ -33,7 +33,7 @@ func refused(status int, format string, args ...any) *requestError {
 
 // readKeys reads the request's keys within the limits. The bytes of the body
 // are taken from the budget first; release gives them back and is never nil.
-func (s *Server) readKeys(ctx context.Context, w http.ResponseWriter, r *http.Request, limits Limits, deadline time.Time) (keys []string, release func(), err error) {
+func (s *Server) readKeys(ctx context.Context, w http.ResponseWriter, r *http.Request, limits Limits) (keys []string, release func(), err error) {
 	release = func() {}
 	if err := checkContentType(r.Header.Get("Content-Type")); err != nil {
 		return nil, release, err
@@ -49,7 +49,7 @@ func (s *Server) readKeys(ctx context.Context, w http.ResponseWriter, r *http.Re
 		return nil, release, refused(http.StatusServiceUnavailable, "too many requests are being read: retry")
 	}
 	release = func() { s.bodies.Release(size) }
-	body, err := readBody(w, r, limits, deadline)
+	body, err := readBody(ctx, w, r, limits)
 	if err != nil {
 		return nil, release, err
 	}
@@ -68,8 +68,10 @@ func checkContentType(header string) error {
 	return nil
 }
 
-func readBody(w http.ResponseWriter, r *http.Request, limits Limits, deadline time.Time) ([]byte, error) {
+// readBody reads until the context's deadline, which leaves time to answer.
+func readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, limits Limits) ([]byte, error) {
 	control := http.NewResponseController(w)
+	deadline, _ := ctx.Deadline()
 	if err := control.SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return nil, refused(http.StatusBadRequest, "the connection is closed")
 	}

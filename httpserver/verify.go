@@ -58,7 +58,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, deadline, err)
 		return
 	}
-	keys, release, err := s.readKeys(ctx, w, r, live.Limits, deadline)
+	keys, release, err := s.readKeys(ctx, w, r, live.Limits)
 	defer release()
 	if err != nil {
 		s.refuse(w, r, deadline, err)

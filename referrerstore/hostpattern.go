@@ -28,19 +28,19 @@ func ParseHostPattern(text string) (HostPattern, error) {
 	if text == "*" {
 		return HostPattern{}, errors.New(`host pattern "*" matches one label only; for every host write "**"`)
 	}
-	// "x" is a letter wherever a host may have one, so the canonical form of
-	// the text with it in place tells whether the pattern can match a host.
-	const stand = "x0x0x"
-	if strings.Contains(text, stand) {
-		return HostPattern{}, fmt.Errorf("host pattern %q is not valid", text)
+	name, port := splitPort(strings.ToLower(text))
+	if strings.Contains(port, "*") {
+		return HostPattern{}, fmt.Errorf(`host pattern %q: a port has no "*"`, text)
 	}
-	canonical, err := CanonicalHost(strings.ReplaceAll(text, "*", stand))
+	// "x" may stand wherever a host may have a letter, so whether the text with
+	// it is a host tells whether the pattern can match one.
+	canonical, err := CanonicalHost(strings.ReplaceAll(text, "*", "x"))
 	if err != nil {
 		return HostPattern{}, fmt.Errorf("host pattern %q: %w", text, err)
 	}
-	name, port := splitPort(strings.ReplaceAll(canonical, stand, "*"))
-	if strings.Contains(port, "*") {
-		return HostPattern{}, fmt.Errorf(`host pattern %q: a port has no "*"`, text)
+	canonicalName, port := splitPort(canonical)
+	if name = strings.TrimSuffix(name, "."); !strings.Contains(name, "*") {
+		name = canonicalName
 	}
 	return HostPattern{labels: labelsOf(name), port: port}, nil
 }

@@ -1,9 +1,13 @@
 package referrerstore
 
 import (
+	_ "crypto/sha256" // both algorithms of digests must be linked in to be known
+	_ "crypto/sha512"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -11,9 +15,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// MaxReferenceBytes bounds the text of an image reference. The grammar's own
-// bounds (255 bytes of name, 128 of tag, 135 of digest) stay below it.
+// MaxReferenceBytes bounds the text of an image reference. The parts' own
+// bounds (253 bytes of host name, 6 of port, 255 of repository, 128 of tag, 135
+// of digest) stay below it, so that a canonical text can always be read back.
 const MaxReferenceBytes = 1024
+
+// maxHostName is the longest name that DNS can hold.
+const maxHostName = 253
 
 // ErrInvalidReference is in the chain of every error of [ParseReference]: the
 // text can never name an image, whatever the registry holds.
@@ -32,6 +40,7 @@ var dockerHubAliases = map[string]bool{ //nolint:gochecknoglobals // a constant 
 var (
 	anchoredTag  = regexp.MustCompile(`^[\w][\w.-]{0,127}$`)
 	anchoredHost = regexp.MustCompile(`^(?:` + reference.DomainRegexp.String() + `)$`)
+	anchoredID   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
 
 // Reference names an image: a registry host, a repository in it, and a tag, a
@@ -112,6 +121,9 @@ func checkText(text string) error {
 		return fmt.Errorf("it is longer than %d bytes", MaxReferenceBytes)
 	case !utf8.ValidString(text):
 		return errors.New("it is not valid UTF-8")
+	case anchoredID.MatchString(text):
+		// Docker reads the ID of a local image, which no registry can resolve.
+		return errors.New("it is an image ID of 64 hexadecimal digits, not a name")
 	}
 	for _, r := range text {
 		if r <= ' ' || r >= 0x7f {
@@ -162,11 +174,8 @@ func LooksLikeHost(segment string) bool {
 // CanonicalHost makes a registry host canonical as [ParseReference] does, or
 // says why it is none.
 func CanonicalHost(host string) (string, error) {
-	name, port := strings.ToLower(host), ""
-	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, ']') {
-		name, port = name[:colon], name[colon:]
-	}
-	name = strings.TrimSuffix(name, ".")
+	name, port := splitPort(strings.ToLower(host))
+	name = canonicalAddress(strings.TrimSuffix(name, "."))
 	if port == ":443" && (LooksLikeHost(name) || strings.HasPrefix(name, "[")) {
 		port = ""
 	}
@@ -178,10 +187,35 @@ func CanonicalHost(host string) (string, error) {
 	if port == "" && !LooksLikeHost(name) && !strings.HasPrefix(name, "[") {
 		port = ":443"
 	}
-	if !anchoredHost.MatchString(name + port) {
+	if len(name) > maxHostName || !anchoredHost.MatchString(name+port) || !validPort(port) {
 		return "", errors.New("the registry host is not a valid DNS name or address with an optional port")
 	}
 	return name + port, nil
+}
+
+// canonicalAddress gives an IPv6 address in brackets its one spelling, or "",
+// which is no host, if it is none. Other names are left alone.
+func canonicalAddress(name string) string {
+	inner, bracketed := strings.CutPrefix(name, "[")
+	if !bracketed {
+		return name
+	}
+	inner, closed := strings.CutSuffix(inner, "]")
+	address, err := netip.ParseAddr(inner)
+	if !closed || err != nil || !address.Is6() {
+		return ""
+	}
+	return "[" + address.String() + "]"
+}
+
+// validPort takes ":1" to ":65535" in their one spelling, or no port. With
+// another ":0443" would escape the rules for ":443".
+func validPort(port string) bool {
+	if port == "" {
+		return true
+	}
+	n, err := strconv.ParseUint(port[1:], 10, 16)
+	return err == nil && n > 0 && port[1:] == strconv.FormatUint(n, 10)
 }
 
 func checkName(host, path string) error {

@@ -3,12 +3,12 @@
 //
 // A flight lives on its group's time, not on that of the caller who happened
 // to be first. A caller's cancellation or deadline takes only that caller out.
-// A flight that nobody waits for any more goes on if its waiters ran out of
-// time, because its result will be wanted again, and is cancelled if they no
+// A flight that nobody waits for any more goes on if any of its waiters ran out
+// of time, because its result will be wanted again, and is cancelled if all no
 // longer needed it; a newcomer never joins a cancelled flight but starts
 // another. An outcome reaches all that wait and is then forgotten: keeping
 // results is the business of caches. A panic in the function is an error to
-// its waiters.
+// its waiters, and so is runtime.Goexit.
 package flight
 
 import (
@@ -22,6 +22,9 @@ import (
 var (
 	// ErrClosed is what a group answers after Close.
 	ErrClosed = errors.New("flight: group is closed")
+	// ErrExited is what waiters receive when the function neither returned nor
+	// panicked but ended its goroutine, as testing's FailNow does.
+	ErrExited = errors.New("flight: the function ended its goroutine")
 	// errNeedless cancels a flight whose last waiter had no more use for it.
 	errNeedless = errors.New("flight: nobody needs the result")
 )
@@ -49,7 +52,8 @@ type Group[K comparable, V any] struct {
 type flight[V any] struct {
 	done    chan struct{}
 	cancel  context.CancelCauseFunc
-	waiters int // guarded by Group.mu
+	waiters int  // guarded by Group.mu
+	kept    bool // guarded by Group.mu: a waiter ran out of time
 
 	// Written before done is closed, read after.
 	value V
@@ -101,7 +105,12 @@ func (g *Group[K, V]) join(key K, fn func(context.Context) (V, error)) (*flight[
 }
 
 func (g *Group[K, V]) fly(ctx context.Context, key K, f *flight[V], fn func(context.Context) (V, error)) {
+	defer g.land(key, f)
+	f.err = ErrExited // stands if run never comes back
 	f.value, f.err = run(ctx, fn)
+}
+
+func (g *Group[K, V]) land(key K, f *flight[V]) {
 	f.cancel(nil)
 	g.mu.Lock()
 	g.forget(key, f)
@@ -109,12 +118,13 @@ func (g *Group[K, V]) fly(ctx context.Context, key K, f *flight[V], fn func(cont
 	close(f.done)
 }
 
-// leave takes one waiter out; keep says that time ran out, not interest.
-func (g *Group[K, V]) leave(key K, f *flight[V], keep bool) {
+// leave takes one waiter out; late says that time ran out, not interest.
+func (g *Group[K, V]) leave(key K, f *flight[V], late bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f.waiters--
-	if f.waiters > 0 || keep {
+	f.kept = f.kept || late
+	if f.waiters > 0 || f.kept {
 		return
 	}
 	g.forget(key, f)
