@@ -92,9 +92,10 @@ type Options struct {
 	// a budget of 16 MiB.
 	Bodies *referrerstore.Budget
 	Logger *slog.Logger
-	// Registry receives this package's metrics and is what /metrics shows;
-	// nil means an empty one.
-	Registry *prometheus.Registry
+	// Registerer receives this package's metrics; nil keeps them unregistered.
+	Registerer prometheus.Registerer
+	// Gatherer is what /metrics shows; nil shows nothing.
+	Gatherer prometheus.Gatherer
 	// Detail adds facts to the answer of /readyz; may be nil.
 	Detail func() map[string]any
 }
@@ -124,8 +125,8 @@ func New(opts Options) *Server {
 	if opts.Bodies == nil {
 		opts.Bodies = referrerstore.NewBudget(16 << 20)
 	}
-	if opts.Registry == nil {
-		opts.Registry = prometheus.NewRegistry()
+	if opts.Gatherer == nil {
+		opts.Gatherer = prometheus.Gatherers{}
 	}
 	return &Server{
 		opts:     opts,
@@ -133,7 +134,7 @@ func New(opts Options) *Server {
 		subjects: make(chan struct{}, subjectsAtOnce),
 		peers:    newPeers(),
 		verdicts: newVerdicts(),
-		metrics:  newMetrics(opts.Registry),
+		metrics:  newMetrics(opts.Registerer),
 	}
 }
 

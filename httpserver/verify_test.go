@@ -20,6 +20,7 @@ import (
 	"github.com/open-policy-agent/frameworks/constraint/pkg/externaldata"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/gatehouse-project/gatehouse/executor"
@@ -82,7 +83,8 @@ func (d *decider) Verify(ctx context.Context, req executor.Request) (executor.Re
 
 func newServer(t testing.TB, d httpserver.Decider, change func(*httpserver.Snapshot)) *httpserver.Server {
 	t.Helper()
-	s := httpserver.New(httpserver.Options{Logger: slog.New(slog.DiscardHandler)})
+	reg := prometheus.NewRegistry()
+	s := httpserver.New(httpserver.Options{Logger: slog.New(slog.DiscardHandler), Registerer: reg, Gatherer: reg})
 	snapshot := &httpserver.Snapshot{
 		Decider: d, Generation: 1, VerifyTimeout: time.Minute,
 		Limits: httpserver.Limits{BodyBytes: 1 << 20, Keys: 1000, KeyBytes: 1024},

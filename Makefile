@@ -1,0 +1,47 @@
+# Gatehouse. `make help` lists the targets.
+SHELL   := /bin/bash
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GOFLAGS_BUILD := -trimpath -tags grpcnotrace -ldflags '-s -w -X main.version=$(VERSION)'
+FUZZTIME ?= 20s
+# The race detector needs a C compiler. Without one tests run all the same.
+CC_FOUND := $(shell command -v $(shell go env CC) 2>/dev/null)
+RACE     := $(if $(CC_FOUND),-race,)
+LINT     := bin/golangci-lint
+
+.PHONY: help build demo test lint fmt fuzz bench tidy clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/gatehouse: static, version stamped
+	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/gatehouse ./cmd/gatehouse
+
+demo: build ## a registry, signed and unsigned images, and their verdicts in one process
+	bin/gatehouse demo $(DEMOFLAGS)
+
+test: ## all tests, with the race detector where there is a C compiler
+	@$(if $(RACE),,echo "no C compiler: tests run without the race detector")
+	go test $(RACE) -timeout 20m ./...
+
+$(LINT): test/lint/go.mod
+	cd test/lint && go build -o ../../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+lint: $(LINT) ## golangci-lint: style, dependency direction, gofumpt
+	$(LINT) run ./...
+
+fmt: $(LINT) ## format as lint wants it
+	$(LINT) fmt
+
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	@set -e; go list ./... | while read -r pkg; do \
+	  for f in $$(go test -list '^Fuzz' "$$pkg" | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$pkg"; done; done
+
+bench: ## benchmarks beside their floors, see docs/performance.md
+	go test -run '^$$' -bench . -benchmem ./executor/... ./httpserver/... ./test/bench/...
+
+tidy: ## go.mod and go.sum as the imports want them
+	go mod tidy
+
+clean: ## remove what was built
+	rm -rf bin
