@@ -157,7 +157,7 @@ func (c *Config) Place(path string) Position {
 	}
 }
 
-// ErrTooLarge: a file has more bytes than its bound.
+// ErrTooLarge says that a file has more bytes than its bound.
 var ErrTooLarge = errors.New("the file is larger than its bound")
 
 // ReadFile reads a regular file of at most limit bytes, through symbolic
@@ -171,11 +171,11 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: not a regular file", path)
 	}
-	file, err := os.Open(path) //nolint:gosec // the operator names the file
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close() //nolint:errcheck // opened for reading only
+	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, limit+1))
 	if err != nil {
 		return nil, err

@@ -154,6 +154,7 @@ func (d *decoder) checkPlain(n *yaml.Node, path []string) {
 		for _, inner := range n.Content {
 			d.checkPlain(inner, path)
 		}
+	default: // a scalar has nothing below it
 	}
 }
 

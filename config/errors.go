@@ -45,7 +45,7 @@ type Error struct {
 // Error is "file:line:column: path: what is wrong; what to do", on one line.
 func (e *Error) Error() string {
 	var b strings.Builder
-	if place := e.Position.String(); place != "" {
+	if place := e.String(); place != "" {
 		b.WriteString(place + ": ")
 	}
 	if e.Path != "" {

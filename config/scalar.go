@@ -59,7 +59,7 @@ func misfit(n *yaml.Node, t reflect.Type, f field) (message, hint string) {
 			return wrong, "the units are ms, s, m and h"
 		}
 	case f.unit == "bytes":
-		if !bytesText.MatchString(n.Value) || !(text || n.Tag == "!!int") {
+		if !bytesText.MatchString(n.Value) || (!text && n.Tag != "!!int") {
 			return wrong, "the units are KiB, MiB and GiB, or KB, MB and GB"
 		}
 	case t.Kind() == reflect.Bool:
@@ -224,7 +224,7 @@ func (d *decoder) text(n *yaml.Node, v reflect.Value, f field, path string) {
 }
 
 func setText(v reflect.Value, text string) error {
-	target, _ := v.Addr().Interface().(encoding.TextUnmarshaler)
+	target, _ := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr())
 	return target.UnmarshalText([]byte(text))
 }
 

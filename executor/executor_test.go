@@ -73,7 +73,9 @@ func (s *scripted) Verify(ctx context.Context, in verifier.Input) (verifier.Repo
 	return verifier.Report{}, errors.New("cannot say")
 }
 
-func blob(text string) storetest.Blob { return storetest.Blob{MediaType: "text/plain", Data: []byte(text)} }
+func blob(text string) storetest.Blob {
+	return storetest.Blob{MediaType: "text/plain", Data: []byte(text)}
+}
 
 const image = "registry.example/app:v1"
 
@@ -435,9 +437,15 @@ func TestDeadline(t *testing.T) {
 func TestStorePanicIsNoVerdict(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]func(*storetest.Memory){
-		"resolve":   func(m *storetest.Memory) { m.ResolveFault = func(context.Context, referrerstore.Reference) error { panic("r") } },
-		"referrers": func(m *storetest.Memory) { m.ReferrersFault = func(context.Context, referrerstore.Subject, int) error { panic("l") } },
-		"fetch":     func(m *storetest.Memory) { m.FetchFault = func(context.Context, ocispec.Descriptor) error { panic("f") } },
+		"resolve": func(m *storetest.Memory) {
+			m.ResolveFault = func(context.Context, referrerstore.Reference) error { panic("r") }
+		},
+		"referrers": func(m *storetest.Memory) {
+			m.ReferrersFault = func(context.Context, referrerstore.Subject, int) error { panic("l") }
+		},
+		"fetch": func(m *storetest.Memory) {
+			m.FetchFault = func(context.Context, ocispec.Descriptor) error { panic("f") }
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

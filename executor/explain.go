@@ -35,7 +35,7 @@ func (x Explanation) Line() string {
 	if x.Do == "" {
 		return clip(line, MaxLineBytes)
 	}
-	tail := "; " + clip(x.Do, MaxLineBytes/2)
+	tail := "; " + clip(x.Do, MaxLineBytes*7/10)
 	return clip(line, MaxLineBytes-len(tail)) + tail
 }
 
@@ -156,7 +156,7 @@ func explainError(r Result, err error) Explanation {
 	case errors.Is(err, referrerstore.ErrRateLimited):
 		return rateLimited(host, err)
 	case errors.Is(err, referrerstore.ErrRefused):
-		return Explanation{Code: CodeRefused, What: "refused to contact an address for " + host, Do: innermost(err)}
+		return refused(host, err)
 	case errors.Is(err, referrerstore.ErrAuthDenied):
 		return Explanation{Code: CodeAuthDenied, What: host + " denied access to " + r.Request.Reference.Repository, Do: "check stores[].credentials for this host"}
 	case errors.Is(err, referrerstore.ErrBusy):
@@ -185,8 +185,7 @@ func rateLimited(host string, err error) Explanation {
 }
 
 func explainInconclusive(err error) Explanation {
-	var report *ReportError
-	if errors.As(err, &report) {
+	if report, ok := errors.AsType[*ReportError](err); ok {
 		reason := report.Report.Reason
 		if errors.Is(err, referrerstore.ErrNotFound) {
 			return Explanation{Code: CodeArtifactGone, What: "the registry lists artifact " + report.Report.Artifact.Digest.String() + " but does not have it", Do: "retry, or remove it from the list"}
@@ -199,14 +198,16 @@ func explainInconclusive(err error) Explanation {
 	return Explanation{Code: CodeInternalError, What: "no verdict could be reached", Do: "see the log of gatehouse"}
 }
 
-// innermost gives the text of the error at the end of the chain, where a
-// refusal says which line to add.
-func innermost(err error) string {
-	text := err.Error()
-	if i := strings.LastIndex(text, referrerstore.ErrRefused.Error()+": "); i >= 0 {
-		return text[i+len(referrerstore.ErrRefused.Error())+2:]
+// refused names what was refused and the line that would lift it.
+func refused(host string, err error) Explanation {
+	x := Explanation{Code: CodeRefused, What: host + " leads to where the configuration does not allow", Do: "see the log of gatehouse"}
+	if why, ok := errors.AsType[*referrerstore.RefusedError](err); ok {
+		x.What = why.What
+		if why.Add != "" {
+			x.Do = "if that is meant, " + why.Add
+		}
 	}
-	return text
+	return x
 }
 
 // OneLine makes text safe to show on one line: line breaks and runs of space

@@ -17,7 +17,7 @@ import (
 
 func TestExplainEachError(t *testing.T) {
 	t.Parallel()
-	refusal := fmt.Errorf("dial: %w: %s", referrerstore.ErrRefused, `10.1.2.3 is private: add "registry.example" to allowPrivate`)
+	refusal := &referrerstore.RefusedError{What: "registry.example is at 10.1.2.3, a private address", Add: `add "registry.example" to allowPrivate of store "r"`}
 	tests := []struct {
 		err  error
 		code verifier.Code
@@ -27,7 +27,8 @@ func TestExplainEachError(t *testing.T) {
 		{referrerstore.ErrRateLimited, executor.CodeRateLimited, "retry"},
 		{&referrerstore.RetryAfterError{After: 7 * time.Second, Err: referrerstore.ErrRateLimited}, executor.CodeRateLimited, "7 s"},
 		{referrerstore.ErrUnavailable, executor.CodeUnavailable, "retry"},
-		{refusal, executor.CodeRefused, `add "registry.example" to allowPrivate`},
+		{refusal, executor.CodeRefused, `add "registry.example" to allowPrivate of store "r"`},
+		{referrerstore.ErrRefused, executor.CodeRefused, "log"},
 		{referrerstore.ErrProtocol, executor.CodeProtocol, "log"},
 		{referrerstore.ErrDigestMismatch, executor.CodeDigest, "proxies"},
 		{referrerstore.ErrBusy, executor.CodeBusy, "inFlightBytes"},

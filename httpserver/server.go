@@ -206,7 +206,7 @@ func (s *Server) drain(servers ...*http.Server) error {
 	if live := s.live.Load(); live != nil {
 		wait = live.VerifyTimeout + time.Second
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), wait) //nolint:contextcheck // the caller's has ended: that is why we drain
+	ctx, cancel := context.WithTimeout(context.Background(), wait) // the caller's has ended: that is why we drain
 	defer cancel()
 	var errs []error
 	for _, server := range servers {

@@ -202,8 +202,7 @@ func (s *Server) respond(w http.ResponseWriter, deadline time.Time, live *Snapsh
 // refuse answers a request that is not well-formed.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, deadline time.Time, err error) {
 	status, text := http.StatusInternalServerError, "internal error"
-	var request *requestError
-	if errors.As(err, &request) {
+	if request, ok := errors.AsType[*requestError](err); ok {
 		status, text = request.status, request.text
 	}
 	s.metrics.requests.WithLabelValues(statusLabel(status)).Inc()
@@ -269,5 +268,5 @@ func (s *Server) logVerdict(a *answer, trace string) {
 	if a.err != nil {
 		attrs = append(attrs, "error", a.err.Error())
 	}
-	s.opts.Logger.Log(context.Background(), level, "verdict", attrs...) //nolint:contextcheck // a log line outlives its request
+	s.opts.Logger.Log(context.Background(), level, "verdict", attrs...) // a log line outlives its request
 }

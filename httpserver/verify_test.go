@@ -245,8 +245,10 @@ func TestHostileKeys(t *testing.T) {
 	t.Parallel()
 	d := &decider{}
 	h := newServer(t, d, nil).Handler()
-	keys := []string{"", " ", "\x00", "r.example/good\n", "\u202egood", "r.example/good:\u0301", "[prod]r.example/good", "r.example/[x]", "a//b", "../../etc/passwd", "r.example/good@sha256:00",
-		"r.example/good@sha384:" + strings.Repeat("0", 96), strings.Repeat("a", 1025), "http://r.example/good", "r.example:99999999/good", strings.Repeat("a/", 400) + "b", "%2e%2e/x", "${jndi:ldap://x}"}
+	keys := []string{
+		"", " ", "\x00", "r.example/good\n", "\u202egood", "r.example/good:\u0301", "[prod]r.example/good", "r.example/[x]", "a//b", "../../etc/passwd", "r.example/good@sha256:00",
+		"r.example/good@sha384:" + strings.Repeat("0", 96), strings.Repeat("a", 1025), "http://r.example/good", "r.example:99999999/good", strings.Repeat("a/", 400) + "b", "%2e%2e/x", "${jndi:ldap://x}",
+	}
 	_, response, _ := post(t, h, httpserver.VerifyPath, keys...)
 	if len(response.Response.Items) != len(keys) || response.Response.SystemError != "" {
 		t.Fatalf("%d items for %d keys, systemError %q", len(response.Response.Items), len(keys), response.Response.SystemError)

@@ -38,6 +38,24 @@ var (
 	ErrBusy = errors.New("the bound on bytes in flight is used up")
 )
 
+// RefusedError is ErrRefused with what the configuration's author needs.
+type RefusedError struct {
+	// What was refused, and why, in a short clause.
+	What string
+	// Add is what to write into the configuration if it is meant after all,
+	// as an imperative clause; empty if there is no way.
+	Add string
+}
+
+func (e *RefusedError) Error() string {
+	if e.Add == "" {
+		return fmt.Sprintf("%v: %s", ErrRefused, e.What)
+	}
+	return fmt.Sprintf("%v: %s; if that is meant, %s", ErrRefused, e.What, e.Add)
+}
+
+func (e *RefusedError) Unwrap() error { return ErrRefused }
+
 // RetryAfterError carries how long the registry asked its clients to wait. It
 // unwraps to Err, commonly ErrRateLimited or ErrUnavailable.
 type RetryAfterError struct {
@@ -53,8 +71,7 @@ func (e *RetryAfterError) Unwrap() error { return e.Err }
 
 // RetryAfter digs the registry's wait out of an error, zero if it named none.
 func RetryAfter(err error) time.Duration {
-	var wait *RetryAfterError
-	if errors.As(err, &wait) {
+	if wait, ok := errors.AsType[*RetryAfterError](err); ok {
 		return wait.After
 	}
 	return 0

@@ -176,7 +176,7 @@ func LooksLikeHost(segment string) bool {
 func CanonicalHost(host string) (string, error) {
 	name, port := splitPort(strings.ToLower(host))
 	name = canonicalAddress(strings.TrimSuffix(name, "."))
-	if port == ":443" && (LooksLikeHost(name) || strings.HasPrefix(name, "[")) {
+	if port == ":443" {
 		port = ""
 	}
 	if dockerHubAliases[name] && port == "" {
@@ -184,7 +184,7 @@ func CanonicalHost(host string) (string, error) {
 	}
 	// What upper case or a trailing dot alone marked as a host needs a mark
 	// that survives: its port.
-	if port == "" && !LooksLikeHost(name) && !strings.HasPrefix(name, "[") {
+	if port == "" && !LooksLikeHost(name) {
 		port = ":443"
 	}
 	if len(name) > maxHostName || !anchoredHost.MatchString(name+port) || !validPort(port) {

@@ -66,7 +66,7 @@ type Manifest struct {
 	Annotations  map[string]string
 }
 
-// ErrNotReferrer: the manifest names another subject, or none, or is no
+// ErrNotReferrer says that the manifest names another subject, or none, or is no
 // manifest at all. The artifact can never pass for this subject.
 var ErrNotReferrer = errors.New("the artifact's manifest does not refer to the subject")
 
