@@ -159,3 +159,44 @@ func TestRetryAfter(t *testing.T) {
 		}
 	}
 }
+
+// brokenStream ends with an error of its own after its bytes.
+type brokenStream struct {
+	io.Reader
+	err error
+}
+
+func (b brokenStream) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = b.err
+	}
+	return n, err
+}
+
+func (brokenStream) Close() error { return nil }
+
+type brokenFetcher struct {
+	data []byte
+	err  error
+}
+
+func (f brokenFetcher) Fetch(context.Context, referrerstore.Subject, ocispec.Descriptor, int64) (io.ReadCloser, error) {
+	return brokenStream{bytes.NewReader(f.data), f.err}, nil
+}
+
+// Only io.EOF itself vouches for the digest: a connection that breaks off with
+// an error around it proves nothing, and is no proof of altered content either.
+func TestReadAllTellsBrokenFromEnded(t *testing.T) {
+	t.Parallel()
+	for _, cause := range []error{io.EOF, io.ErrUnexpectedEOF} {
+		wrapped := fmt.Errorf("connection: %w", cause)
+		for _, have := range []string{"", "conten", "content"} {
+			desc := ocispec.Descriptor{Digest: digest.FromString("content"), Size: int64(len("content"))}
+			_, err := referrerstore.ReadAll(t.Context(), brokenFetcher{[]byte(have), wrapped}, referrerstore.Subject{}, desc, 100)
+			if !errors.Is(err, wrapped) || errors.Is(err, referrerstore.ErrDigestMismatch) {
+				t.Errorf("%q then %v: %v", have, wrapped, err)
+			}
+		}
+	}
+}

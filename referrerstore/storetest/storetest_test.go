@@ -71,7 +71,7 @@ func TestMemoryCounts(t *testing.T) {
 	if _, err := store.Resolve(t.Context(), subject.Reference); err != nil {
 		t.Fatal(err)
 	}
-	for range store.Referrers(t.Context(), subject) { //nolint:revive // only the count matters
+	for range store.Referrers(t.Context(), subject) {
 	}
 	stream, err := store.Fetch(t.Context(), subject, subject.Descriptor, subject.Descriptor.Size-3)
 	if err != nil {

@@ -46,7 +46,7 @@ func (m *Memory) content(subject referrerstore.Subject, desc ocispec.Descriptor)
 }
 
 type stream struct {
-	ctx   context.Context //nolint:containedctx // a reader has no other way to see its call's end
+	ctx   context.Context
 	store *Memory
 	desc  ocispec.Descriptor
 	rest  *bytes.Reader

@@ -1,0 +1,301 @@
+package oras
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"oras.land/oras-go/v2/registry"
+	"oras.land/oras-go/v2/registry/remote"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+)
+
+const (
+	// maxClients bounds the hosts that are remembered. Names of hosts come
+	// from whoever can create a pod.
+	maxClients = 1024
+	// maxInFlight bounds the requests to one host at a time.
+	maxInFlight = 64
+	// challengeLife is how long a host is believed to want what it wanted.
+	challengeLife = time.Hour
+
+	// dockerHub is reached under another name, and has its token service
+	// under a third.
+	dockerHub      = "docker.io"
+	dockerHubAPI   = "registry-1.docker.io"
+	dockerHubRealm = "auth.docker.io"
+)
+
+// clientKey is what a client is for: a canonical host, as seen by the holder of
+// one kind of credentials ("" holds none).
+type clientKey struct{ host, identity string }
+
+// client talks to one registry host as one identity. It is what oras-go calls a
+// remote.Client, and safe for concurrent use.
+type client struct {
+	store  *Store
+	key    clientKey
+	source *dockerConfig // of credentials; nil without
+	base   url.URL       // scheme and host that requests go to
+	slots  *semaphore.Weighted
+
+	lastUsed   atomic.Int64              // unix nanoseconds, for eviction
+	challenge  atomic.Pointer[challenge] // nil until learned
+	bearerSeen atomic.Bool               // from then on Basic is refused
+	credential atomic.Pointer[heldCredential]
+}
+
+var _ remote.Client = (*client)(nil)
+
+// client finds or makes the client of a canonical host.
+func (s *Store) client(host string) *client {
+	source := s.set.sourceFor(host)
+	key := clientKey{host: host}
+	if source != nil {
+		key.identity = source.identity
+	}
+	if held, ok := s.clients.Load(key); ok {
+		c, _ := held.(*client)
+		c.lastUsed.Store(time.Now().UnixNano())
+		return c
+	}
+	s.growing.Lock()
+	defer s.growing.Unlock()
+	if held, ok := s.clients.Load(key); ok {
+		c, _ := held.(*client)
+		return c
+	}
+	if s.count >= maxClients {
+		s.evict()
+	}
+	c := s.newClient(key, source)
+	s.clients.Store(key, c)
+	s.count++
+	return c
+}
+
+func (s *Store) newClient(key clientKey, source *dockerConfig) *client {
+	c := &client{
+		store: s, key: key, source: source,
+		base:  url.URL{Scheme: s.Scheme(key.host), Host: key.host},
+		slots: semaphore.NewWeighted(maxInFlight),
+	}
+	if key.host == dockerHub {
+		c.base.Host = dockerHubAPI
+	}
+	c.lastUsed.Store(time.Now().UnixNano())
+	return c
+}
+
+// evict forgets the quarter of the clients that was not used for longest. A
+// client that is forgotten while in use works on; its host has to be learned
+// again. It is called with growing held.
+func (s *Store) evict() {
+	all := make([]*client, 0, s.count)
+	s.clients.Range(func(_, held any) bool {
+		c, _ := held.(*client)
+		all = append(all, c)
+		return true
+	})
+	slices.SortFunc(all, func(a, b *client) int {
+		return cmp.Compare(a.lastUsed.Load(), b.lastUsed.Load())
+	})
+	for _, c := range all[:len(all)/4] {
+		s.clients.Delete(c.key)
+		s.count--
+	}
+}
+
+// repository makes oras-go's view of a repository, which sends through c.
+func (c *client) repository(name string) *remote.Repository {
+	return &remote.Repository{
+		Client:               c,
+		Reference:            registry.Reference{Registry: c.key.host, Repository: name},
+		PlainHTTP:            c.base.Scheme == "http",
+		ReferrerListMaxPages: maxPages,
+		// One more than the bound, so that it is page.go that cuts and says so.
+		MaxMetadataBytes: maxPageBytes + 1,
+	}
+}
+
+// kind is what a request is for, in metrics and bounds.
+type kind string
+
+const (
+	kindResolve   kind = "resolve"
+	kindReferrers kind = "referrers"
+	kindManifest  kind = "manifest"
+	kindBlob      kind = "blob"
+	kindToken     kind = "token"
+	kindChallenge kind = "challenge"
+)
+
+// call says what a request is part of. It travels in the request's context,
+// because oras-go stands between the store's methods and Do.
+type call struct {
+	kind       kind
+	repository string
+	size       int64  // of the content asked for; -1 if not known
+	mirrorOf   string // the host that a mirror is asked in place of
+	page       *page  // what a list of referrers holds
+}
+
+type callKey struct{}
+
+func withCall(ctx context.Context, c *call) context.Context {
+	return context.WithValue(ctx, callKey{}, c)
+}
+
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// Do sends a request of oras-go with what the host wants to see, and hands it
+// on the answers that it can judge: success and 404. All else is an error.
+func (c *client) Do(req *http.Request) (*http.Response, error) {
+	of := callOf(req.Context())
+	if of == nil || !sameOrigin(req.URL, &c.base) {
+		return nil, fmt.Errorf("%w: an answer leads to another place, %q", referrerstore.ErrProtocol, req.URL.Host)
+	}
+	if of.mirrorOf != "" {
+		req = req.Clone(req.Context())
+		req.URL.RawQuery = url.Values{"ns": {of.mirrorOf}}.Encode()
+	}
+	if of.page != nil {
+		if err := of.page.begin(req.Context()); err != nil {
+			return nil, err
+		}
+	}
+	resp, err := c.exchange(req, of)
+	if err != nil {
+		return nil, err
+	}
+	if err := of.admit(resp); err != nil {
+		_ = resp.Body.Close() // it is refused already
+		return nil, err
+	}
+	return resp.Response, nil
+}
+
+// admit decides what oras-go gets to see of an answer.
+func (of *call) admit(resp *answer) error {
+	if resp.StatusCode == http.StatusNotFound && !resp.elsewhere {
+		return nil
+	}
+	if resp.StatusCode == http.StatusNotFound {
+		return fmt.Errorf("%w: the host it redirects to has it not", referrerstore.ErrUnavailable)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return statusError(resp.Response)
+	}
+	switch of.kind {
+	case kindReferrers:
+		return of.page.attach(resp.Response)
+	case kindManifest, kindBlob:
+		if resp.ContentLength >= 0 && resp.ContentLength != of.size {
+			return fmt.Errorf("%w: %d bytes where %d were announced", referrerstore.ErrDigestMismatch, resp.ContentLength, of.size)
+		}
+		// The bytes are hashed, whatever the header says of them; and they
+		// are read once, from the first on.
+		resp.Header.Del("Docker-Content-Digest")
+		resp.Header.Del("Accept-Ranges")
+	default: // resolve reads a bounded body at most
+	}
+	return nil
+}
+
+// exchange sends the request with what the host is known to want; a host of
+// which nothing is known is sent one request alone first.
+func (c *client) exchange(req *http.Request, of *call) (*answer, error) {
+	known := c.known()
+	if known == nil {
+		resp, learned, err := c.first(req)
+		if err != nil || resp != nil {
+			return resp, err
+		}
+		known = learned
+	}
+	auth, err := c.authorize(req.Context(), known, of.repository)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.send(req, auth.header)
+	if err != nil || resp.StatusCode < http.StatusUnauthorized || resp.elsewhere {
+		return resp, err
+	}
+	return c.again(req, of, known, auth, resp)
+}
+
+// again deals with an answer of 401 or 403: what was held for too long is
+// dropped, and after a 401 asked for anew, once.
+func (c *client) again(req *http.Request, of *call, known *challenge, auth authorization, resp *answer) (*answer, error) {
+	if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden {
+		return resp, nil
+	}
+	c.forget(of.repository, auth)
+	if resp.StatusCode == http.StatusForbidden {
+		return resp, nil
+	}
+	wanted, err := c.learn(resp)
+	if err != nil {
+		return nil, err
+	}
+	if wanted == nil || (known != nil && wanted.same(known) && !auth.held) {
+		return resp, nil
+	}
+	resp.discard()
+	auth, err = c.authorize(req.Context(), wanted, of.repository)
+	if err != nil {
+		return nil, err
+	}
+	return c.send(req, auth.header)
+}
+
+// known is what the host wants, nil if that was never learned or long ago.
+func (c *client) known() *challenge {
+	known := c.challenge.Load()
+	if known == nil || time.Since(known.at) > challengeLife {
+		return nil
+	}
+	return known
+}
+
+// learn takes the challenge from a 401 of the host itself; nil if there is none
+// that could be met.
+func (c *client) learn(resp *answer) (*challenge, error) {
+	wanted := parseChallenge(resp.Header.Values("WWW-Authenticate"), time.Now())
+	if wanted == nil {
+		return nil, nil //nolint:nilnil // an answer without a challenge is no error
+	}
+	switch {
+	case wanted.scheme == schemeBearer:
+		c.bearerSeen.Store(true)
+	case c.bearerSeen.Load():
+		resp.discard()
+		return nil, fmt.Errorf("%w: %s wants a password now and wanted tokens before", referrerstore.ErrAuthDenied, c.key.host)
+	}
+	c.challenge.Store(wanted)
+	return wanted, nil
+}
+
+// sameOrigin compares scheme, host and port.
+func sameOrigin(a, b *url.URL) bool {
+	return strings.EqualFold(a.Scheme, b.Scheme) && originHost(a) == originHost(b)
+}
+
+func originHost(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[strings.ToLower(u.Scheme)]
+	}
+	return strings.ToLower(strings.TrimSuffix(u.Hostname(), ".")) + ":" + port
+}

@@ -1,0 +1,257 @@
+package oras
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync/atomic"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/guard"
+)
+
+// Options are what a store entry of the configuration says beside its name and
+// type. Hosts are canonical or made so: lower case, without ":443".
+type Options struct {
+	// Hosts are patterns of the registry hosts that this store serves; none
+	// means all. "*" stays within one label; "**" alone is every host.
+	Hosts []string `yaml:"hosts"`
+	// PlainHTTP lists hosts, with their ports, that are talked to over http
+	// and may have private addresses.
+	PlainHTTP []string `yaml:"plainHTTP"`
+	// AllowPrivate lists what may have private addresses: a host, a suffix
+	// such as "*.corp.example", or a CIDR.
+	AllowPrivate []string `yaml:"allowPrivate"`
+	// CA maps a host to PEM files of the only authorities trusted for it.
+	CA map[string][]string `yaml:"ca"`
+	// Mirrors maps a host to https URLs asked first for content by digest.
+	// Tags and referrers come from the host itself, and so does content that
+	// no mirror delivers.
+	Mirrors map[string][]string `yaml:"mirrors"`
+	// Credentials are tried in their order; the first that knows the host is
+	// used.
+	Credentials []Credential `yaml:"credentials"`
+	// Realms maps a registry host to further hosts whose token service may
+	// see its credentials. A token service on the registry's own host may
+	// always, and auth.docker.io for docker.io.
+	Realms map[string][]string `yaml:"realms"`
+}
+
+// Credential says where credentials come from and for which hosts.
+type Credential struct {
+	// Hosts are patterns of the hosts that the credentials are for; "*" alone
+	// means every host that the file itself names.
+	Hosts []string `yaml:"hosts"`
+	// Type is dockerConfig: a config.json with its credential helpers.
+	Type string `yaml:"type"`
+	// Path is the file.
+	Path string `yaml:"path"`
+}
+
+// settings are Options parsed and their files read. They are immutable, but
+// for what a mirror remembers of its failures.
+type settings struct {
+	store       string
+	hosts       []referrerstore.HostPattern
+	plain       map[string]bool
+	realms      map[string]map[string]bool
+	mirrors     map[string][]*mirror
+	credentials []*dockerConfig
+	transports  *transports
+	files       []string
+}
+
+// mirror is a host that may have another's content.
+type mirror struct {
+	host      string
+	downUntil atomic.Int64 // unix nanoseconds; not asked before
+}
+
+func newSettings(name string, opts Options, deps Deps) (*settings, error) {
+	set := &settings{store: name}
+	for _, step := range []func(Options, Deps) error{
+		set.readHosts, set.readPlain, set.readRealms, set.readMirrors,
+		set.readTransports, set.readCredentials,
+	} {
+		if err := step(opts, deps); err != nil {
+			return nil, err
+		}
+	}
+	return set, nil
+}
+
+func (set *settings) readHosts(opts Options, _ Deps) (err error) {
+	set.hosts, err = parsePatterns(opts.Hosts)
+	if err != nil {
+		return fmt.Errorf("hosts: %w", err)
+	}
+	return nil
+}
+
+func parsePatterns(texts []string) ([]referrerstore.HostPattern, error) {
+	patterns := make([]referrerstore.HostPattern, len(texts))
+	for i, text := range texts {
+		pattern, err := referrerstore.ParseHostPattern(text)
+		if err != nil {
+			return nil, err
+		}
+		patterns[i] = pattern
+	}
+	return patterns, nil
+}
+
+func (set *settings) readPlain(opts Options, _ Deps) (err error) {
+	set.plain, err = canonicalSet(opts.PlainHTTP)
+	if err != nil {
+		return fmt.Errorf("plainHTTP: %w", err)
+	}
+	return nil
+}
+
+func canonicalSet(hosts []string) (map[string]bool, error) {
+	set := make(map[string]bool, len(hosts))
+	for _, text := range hosts {
+		host, err := referrerstore.CanonicalHost(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", text, err)
+		}
+		set[host] = true
+	}
+	return set, nil
+}
+
+func (set *settings) readRealms(opts Options, _ Deps) error {
+	set.realms = make(map[string]map[string]bool, len(opts.Realms))
+	for text, hosts := range opts.Realms {
+		host, err := referrerstore.CanonicalHost(text)
+		if err != nil {
+			return fmt.Errorf("realms %q: %w", text, err)
+		}
+		if set.realms[host], err = canonicalSet(hosts); err != nil {
+			return fmt.Errorf("realms %q: %w", text, err)
+		}
+	}
+	return nil
+}
+
+func (set *settings) readMirrors(opts Options, _ Deps) error {
+	set.mirrors = make(map[string][]*mirror, len(opts.Mirrors))
+	for text, urls := range opts.Mirrors {
+		host, err := referrerstore.CanonicalHost(text)
+		if err != nil {
+			return fmt.Errorf("mirrors %q: %w", text, err)
+		}
+		for _, raw := range urls {
+			at, err := set.mirrorHost(raw)
+			if err != nil {
+				return fmt.Errorf("mirrors %q: %q: %w", text, raw, err)
+			}
+			set.mirrors[host] = append(set.mirrors[host], &mirror{host: at})
+		}
+	}
+	return nil
+}
+
+func (set *settings) mirrorHost(raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "", errors.New("it is not a URL")
+	}
+	if u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return "", errors.New("it is not of the form https://host[:port]")
+	}
+	host, err := referrerstore.CanonicalHost(u.Host)
+	if err != nil {
+		return "", err
+	}
+	if set.plain[host] {
+		return "", errors.New("it is in plainHTTP as well")
+	}
+	return host, nil
+}
+
+// mayBePrivate is what the guard lets through: hosts talked to over plain HTTP
+// with exactly their port, and allowPrivate.
+func (set *settings) mayBePrivate(opts Options) []string {
+	all := append([]string(nil), opts.AllowPrivate...)
+	for host := range set.plain {
+		all = append(all, withPort(host, "80"))
+	}
+	return all
+}
+
+func withPort(host, port string) string {
+	if strings.LastIndexByte(host, ':') > strings.LastIndexByte(host, ']') {
+		return host
+	}
+	return host + ":" + port
+}
+
+func (set *settings) readTransports(opts Options, deps Deps) error {
+	g, err := guard.New(guard.Options{
+		AllowPrivate: set.mayBePrivate(opts),
+		Where:        fmt.Sprintf("allowPrivate of store %q", set.store),
+		Resolver:     deps.Resolver,
+		Proxy:        deps.Proxy,
+	})
+	if err != nil {
+		return err
+	}
+	set.transports = &transports{others: g.Transport(nil), byHost: make(map[string]*guard.Transport)}
+	for text, paths := range opts.CA {
+		host, err := referrerstore.CanonicalHost(text)
+		if err != nil {
+			return fmt.Errorf("ca %q: %w", text, err)
+		}
+		roots, err := set.readRoots(deps.Dir, paths)
+		if err != nil {
+			return fmt.Errorf("ca %q: %w", text, err)
+		}
+		set.transports.byHost[host] = g.Transport(roots)
+	}
+	return nil
+}
+
+func (set *settings) readCredentials(opts Options, deps Deps) error {
+	for i, entry := range opts.Credentials {
+		source, err := set.readCredential(i, entry, deps)
+		if err != nil {
+			return fmt.Errorf("credentials[%d]: %w", i, err)
+		}
+		set.credentials = append(set.credentials, source)
+	}
+	return nil
+}
+
+func (set *settings) readCredential(index int, entry Credential, deps Deps) (*dockerConfig, error) {
+	if entry.Type != dockerConfigType {
+		return nil, fmt.Errorf("type %q: want %q", entry.Type, dockerConfigType)
+	}
+	if len(entry.Hosts) == 0 {
+		return nil, errors.New(`hosts is empty; "*" means every host that the file names`)
+	}
+	source := &dockerConfig{identity: fmt.Sprintf("%s[%d]", dockerConfigType, index)}
+	for _, text := range entry.Hosts {
+		if text == "*" {
+			source.named = true
+			continue
+		}
+		pattern, err := referrerstore.ParseHostPattern(text)
+		if err != nil {
+			return nil, fmt.Errorf("hosts: %w", err)
+		}
+		if pattern.String() == "**" {
+			return nil, errors.New(`hosts: "**" would offer credentials to every host; "*" means those that the file names`)
+		}
+		source.patterns = append(source.patterns, pattern)
+	}
+	data, err := set.readFile(deps.Dir, entry.Path)
+	if err != nil {
+		return nil, err
+	}
+	if err := source.parse(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", entry.Path, err)
+	}
+	return source, nil
+}

@@ -1,0 +1,160 @@
+package oras
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.yaml.in/yaml/v3"
+)
+
+func TestOptionsFromYAML(t *testing.T) {
+	t.Parallel()
+	const text = `
+hosts: ["registry.example.com", "*.azurecr.io"]
+plainHTTP: ["127.0.0.1:5000"]
+allowPrivate: ["registry.corp.example", "10.20.0.0/16"]
+ca: {"registry.corp.example": [corp-ca.crt]}
+mirrors: {"registry.example.com": ["https://mirror.corp.example"]}
+credentials:
+  - {hosts: ["*"], type: dockerConfig, path: config.json}
+realms: {"registry.corp.example": ["auth.corp.example"]}
+`
+	var opts Options
+	decoder := yaml.NewDecoder(strings.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&opts); err != nil {
+		t.Fatal(err)
+	}
+	r := newRegistry(t, registryOptions{tls: true})
+	ca := r.ca(t)
+	dir := filepath.Dir(ca)
+	opts.CA["registry.corp.example"] = []string{filepath.Base(ca)}
+	opts.Credentials[0].Path = writeFile(t, "config.json", `{}`, 0o600)
+	store, err := New(t.Context(), "registry", opts, Deps{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	for host, serves := range map[string]bool{
+		"registry.example.com": true, "a.azurecr.io": true, "a.b.azurecr.io": false, "docker.io": false, "registry.example.com:5000": false,
+	} {
+		if store.Serves(host) != serves {
+			t.Errorf("%s: serves is %t", host, !serves)
+		}
+	}
+	for host, scheme := range map[string]string{"127.0.0.1:5000": "http", "127.0.0.1:5001": "https", "registry.example.com": "https"} {
+		if got := store.Scheme(host); got != scheme {
+			t.Errorf("%s: %s, want %s", host, got, scheme)
+		}
+	}
+	files := store.Files()
+	slices.Sort(files)
+	want := []string{ca, opts.Credentials[0].Path}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, files); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestBadOptions(t *testing.T) {
+	t.Parallel()
+	empty := writeFile(t, "empty.json", `{}`, 0o600)
+	large := writeFile(t, "large.json", strings.Repeat(" ", maxFileBytes+1), 0o600)
+	noPEM := writeFile(t, "no.crt", "x", 0o600)
+	aKey := writeFile(t, "key.pem", "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n", 0o600)
+	entry := func(c Credential) Options { return Options{Credentials: []Credential{c}} }
+	for _, tt := range []struct {
+		says string
+		opts Options
+	}{
+		{"hosts", Options{Hosts: []string{"*"}}},
+		{"plainHTTP", Options{PlainHTTP: []string{"http://a.example"}}},
+		{"allowPrivate", Options{AllowPrivate: []string{"a b"}}},
+		{"ca", Options{CA: map[string][]string{"a b": {noPEM}}}},
+		{"ca", Options{CA: map[string][]string{"a.example": {}}}},
+		{"ca", Options{CA: map[string][]string{"a.example": {"missing.crt"}}}},
+		{"not a list of certificates", Options{CA: map[string][]string{"a.example": {noPEM}}}},
+		{"EC PRIVATE KEY", Options{CA: map[string][]string{"a.example": {aKey}}}},
+		{"mirrors", Options{Mirrors: map[string][]string{"a.example": {"http://b.example"}}}},
+		{"mirrors", Options{Mirrors: map[string][]string{"a.example": {"https://b.example/path"}}}},
+		{"mirrors", Options{Mirrors: map[string][]string{"a.example": {"https://u:p@b.example"}}}},
+		{"plainHTTP", Options{PlainHTTP: []string{"b.example"}, Mirrors: map[string][]string{"a.example": {"https://b.example"}}}},
+		{"realms", Options{Realms: map[string][]string{"a.example": {"https://b.example"}}}},
+		{"type", entry(Credential{Hosts: []string{"*"}, Type: "k8s", Path: empty})},
+		{"hosts", entry(Credential{Type: "dockerConfig", Path: empty})},
+		{"every host", entry(Credential{Hosts: []string{"**"}, Type: "dockerConfig", Path: empty})},
+		{"path", entry(Credential{Hosts: []string{"*"}, Type: "dockerConfig"})},
+		{"no such file", entry(Credential{Hosts: []string{"*"}, Type: "dockerConfig", Path: "/nowhere/config.json"})},
+		{"larger", entry(Credential{Hosts: []string{"*"}, Type: "dockerConfig", Path: large})},
+	} {
+		store, err := New(t.Context(), "registry", tt.opts, Deps{})
+		if err == nil {
+			store.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.says) || !strings.HasPrefix(err.Error(), `store "registry": `) {
+			t.Errorf("%+v: %v, want an error with %q", tt.opts, err, tt.says)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	r := newRegistry(t, registryOptions{bearer: true})
+	subject := r.image(t, "app", "v1")
+	blob := r.blob(t, "app", "application/jose+json", []byte("envelope"))
+	for range 2 { // two stores may share a registerer
+		store := newStore(t, Options{}, Deps{Registerer: registry}, r)
+		if _, err := store.Resolve(t.Context(), subject.Reference); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := collect(t.Context(), store, subject); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = store.Fetch(t.Context(), subject, subject.Descriptor, 0)
+		if stream, err := store.Fetch(t.Context(), subject, blob, 0); err == nil {
+			_ = stream.Close()
+		}
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			var labels []string
+			for _, label := range m.GetLabel() {
+				labels = append(labels, label.GetValue())
+			}
+			if c := m.GetCounter(); c != nil {
+				got[fmt.Sprint(labels)] = c.GetValue()
+			}
+		}
+	}
+	want := map[string]float64{
+		"[challenge 401]": 2, "[token 2xx]": 2, "[resolve 2xx]": 2, "[referrers 2xx]": 2, "[manifest 2xx]": 2, "[blob 2xx]": 2,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t, registryOptions{})
+	store, err := New(context.WithoutCancel(t.Context()), "registry", Options{PlainHTTP: []string{r.host()}}, Deps{Proxy: noProxy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	if _, err := store.Resolve(t.Context(), r.image(t, "app", "v1").Reference); err == nil {
+		t.Error("a closed store finds what it never saw")
+	}
+}

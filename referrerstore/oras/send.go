@@ -1,0 +1,146 @@
+package oras
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+)
+
+const (
+	userAgent    = "gatehouse"
+	maxRedirects = 5
+	// maxDrainBytes is how much of a body that nobody wants is read so that
+	// its connection can be used again.
+	maxDrainBytes = 4 << 10
+)
+
+// answer is a response of a registry. Elsewhere says that a redirect led to
+// another origin, whose word on credentials and existence is not the host's.
+type answer struct {
+	*http.Response
+	elsewhere bool
+}
+
+// discard closes an answer that is not wanted; a nil one is none.
+func (a *answer) discard() {
+	if a == nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, a.Body, maxDrainBytes)
+	_ = a.Body.Close()
+}
+
+// send sends one request, of which at most maxInFlight to a host are under way
+// until their bodies are closed. Errors are classified, and so are those of the
+// body.
+func (c *client) send(req *http.Request, authorization string) (*answer, error) {
+	ctx := req.Context()
+	if err := c.slots.Acquire(ctx, 1); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	free := sync.OnceFunc(func() { c.slots.Release(1) })
+	out := req.Clone(ctx)
+	out.Header.Set("User-Agent", userAgent)
+	if authorization != "" {
+		out.Header.Set("Authorization", authorization)
+	}
+	begun := time.Now()
+	resp, err := c.store.http.Do(out) //nolint:bodyclose // whoever receives the answer closes it
+	c.store.metrics.observe(kindOf(req, resp, authorization), resp, time.Since(begun))
+	if err != nil {
+		free()
+		return nil, c.explain(networkError(ctx, err))
+	}
+	a := &answer{Response: resp, elsewhere: !sameOrigin(resp.Request.URL, req.URL)}
+	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, free: free}
+	// What oras-go prints and resolves links against is the request it made:
+	// the URL of a redirect may be a signed one.
+	resp.Request = req
+	return a, nil
+}
+
+func kindOf(req *http.Request, resp *http.Response, authorization string) kind {
+	if resp != nil && resp.StatusCode == http.StatusUnauthorized && authorization == "" {
+		return kindChallenge
+	}
+	return callOf(req.Context()).kind
+}
+
+// explain adds what the configuration could do about an error.
+func (c *client) explain(err error) error {
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return fmt.Errorf("%w; if that is meant, add %q to plainHTTP of store %q", err, c.key.host, c.store.name)
+	}
+	return err
+}
+
+// body classifies the errors of reading, and frees the request's slot when it
+// is closed.
+type body struct {
+	io.ReadCloser
+	ctx  context.Context //nolint:containedctx // a reader has no other way to see its call's end
+	free func()
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = networkError(b.ctx, fmt.Errorf("the answer breaks off: %w", err))
+	}
+	// io.ErrUnexpectedEOF, an answer cut short, is not io.EOF.
+	return n, err
+}
+
+func (b *body) Close() error {
+	defer b.free()
+	return b.ReadCloser.Close()
+}
+
+// checkRedirect lets a registry redirect to other hosts, as many do for blobs,
+// but never with credentials and never from https to http.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("%w: more than %d redirects", referrerstore.ErrProtocol, maxRedirects)
+	}
+	for _, step := range via {
+		if req.URL.Scheme != "https" && (req.URL.Scheme != "http" || step.URL.Scheme == "https") {
+			return fmt.Errorf("%w: %s redirects from %s to %s", referrerstore.ErrRefused, step.URL.Host, step.URL.Scheme, req.URL.Scheme)
+		}
+	}
+	req.Header.Del("Referer")
+	if leftOrigin(req, via) {
+		req.Header.Del("Authorization")
+	}
+	return nil
+}
+
+// checkTokenRedirect lets a token service redirect too, but nothing that
+// proves who asks goes to another origin.
+func checkTokenRedirect(req *http.Request, via []*http.Request) error {
+	if err := checkRedirect(req, via); err != nil {
+		return err
+	}
+	if leftOrigin(req, via) && req.Body != nil && req.Body != http.NoBody {
+		return fmt.Errorf("%w: the token service redirects a request with credentials to %q", referrerstore.ErrRefused, req.URL.Host)
+	}
+	return nil
+}
+
+// leftOrigin says whether any step of a chain of redirects left the place of
+// its first request. That it came back does not count: net/http builds each
+// step's headers from those of the first.
+func leftOrigin(req *http.Request, via []*http.Request) bool {
+	first := via[0].URL
+	for _, step := range via[1:] {
+		if !sameOrigin(first, step.URL) {
+			return true
+		}
+	}
+	return !sameOrigin(first, req.URL)
+}

@@ -1,0 +1,228 @@
+package oras
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+)
+
+const (
+	// maxTokenRequests bounds the answers of token services read at a time:
+	// with maxTokenResponse, 2 MiB. They are not taken from the budget,
+	// because whoever waits for a token may hold bytes of it.
+	maxTokenRequests = 16
+	maxTokenResponse = 128 << 10
+	maxTokenBytes    = 16 << 10
+	tokenTimeout     = 10 * time.Second
+
+	// A token lives a minute if its service does not say; it is not used in
+	// the last tenth of its life, or the last 10 seconds if that is less.
+	defaultTokenLife = time.Minute
+	maxTokenLife     = 24 * time.Hour
+	maxTokenLeeway   = 10 * time.Second
+)
+
+var errTokenTimeout = errors.New("no token within 10s")
+
+// fetchToken asks the token service for a token that can pull from the one
+// repository and nothing else, whatever scope the registry suggested.
+//
+// Specification: https://distribution.github.io/distribution/spec/auth/token/
+// and, with an identity token, .../spec/auth/oauth/.
+func (c *client) fetchToken(ctx context.Context, known *challenge, key tokenKey) (token, error) {
+	if t, ok := c.store.tokenCache.get(key, time.Now()); ok {
+		return t, nil // another flight was faster
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, tokenTimeout, errTokenTimeout)
+	defer cancel()
+	t, err := c.askToken(ctx, known, key)
+	if err != nil {
+		if !isSentinel(err) {
+			err = fmt.Errorf("%w: %w", referrerstore.ErrUnavailable, err)
+		}
+		return token{}, err
+	}
+	c.store.tokenCache.put(key, t)
+	return t, nil
+}
+
+func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (token, error) {
+	cred, _, err := c.credentials(ctx)
+	if err != nil {
+		return token{}, err
+	}
+	if cred.registryToken != "" {
+		return token{value: cred.registryToken, until: cred.until}, nil
+	}
+	realm, err := c.realm(known.realm, !cred.empty())
+	if err != nil {
+		return token{}, err
+	}
+	if err := c.store.tokenSlots.Acquire(ctx, 1); err != nil {
+		return token{}, context.Cause(ctx)
+	}
+	defer c.store.tokenSlots.Release(1)
+	req, err := tokenRequest(ctx, realm, known.service, "repository:"+key.repository+":pull", cred)
+	if err != nil {
+		return token{}, fmt.Errorf("%w: the token service's URL is not valid", referrerstore.ErrProtocol)
+	}
+	begun := time.Now()
+	resp, err := c.store.tokenHTTP.Do(req)
+	c.store.metrics.observe(kindToken, resp, time.Since(begun))
+	if err != nil {
+		return token{}, fmt.Errorf("from %s: %w", realm.Host, networkError(ctx, err))
+	}
+	defer func() { _ = resp.Body.Close() }() // read whole, or an error already
+	t, err := readToken(ctx, resp, begun)
+	if err != nil {
+		// The credentials may have been changed behind a helper.
+		c.credential.CompareAndSwap(cred, nil)
+		return token{}, fmt.Errorf("from %s: %w", realm.Host, err)
+	}
+	return t, nil
+}
+
+// realm decides whether the token service that the registry named may be asked,
+// and whether credentials may be shown to it.
+func (c *client) realm(raw string, withCredentials bool) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http") {
+		return nil, fmt.Errorf("%w: its token service is not the URL of one", referrerstore.ErrProtocol)
+	}
+	host, err := referrerstore.CanonicalHost(u.Host)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its token service: %w", referrerstore.ErrProtocol, err)
+	}
+	own := sameName(u, &c.base)
+	if u.Scheme == "http" && c.base.Scheme == "https" {
+		return nil, fmt.Errorf("%w: its token service %q would be asked over plain HTTP", referrerstore.ErrRefused, host)
+	}
+	if u.Scheme == "http" && !own && !c.store.set.plain[host] {
+		return nil, &referrerstore.RefusedError{
+			What: fmt.Sprintf("the token service of %s is on another host over plain HTTP", c.key.host),
+			Add:  fmt.Sprintf("add %q to plainHTTP of store %q", host, c.store.name),
+		}
+	}
+	if withCredentials && !own && !c.store.set.trustsRealm(c.key.host, host) {
+		return nil, &referrerstore.RefusedError{
+			What: fmt.Sprintf("the token service of %s is on %s, which may not see its credentials", c.key.host, host),
+			Add:  fmt.Sprintf("add {%q: [%q]} to realms of store %q", c.key.host, host, c.store.name),
+		}
+	}
+	u.Fragment = ""
+	return u, nil
+}
+
+func sameName(a, b *url.URL) bool {
+	return strings.EqualFold(strings.TrimSuffix(a.Hostname(), "."), strings.TrimSuffix(b.Hostname(), "."))
+}
+
+func (set *settings) trustsRealm(registry, realm string) bool {
+	return set.realms[registry][realm] || (registry == dockerHub && realm == dockerHubRealm)
+}
+
+func tokenRequest(ctx context.Context, realm *url.URL, service, scope string, cred *heldCredential) (*http.Request, error) {
+	values := url.Values{"scope": {scope}}
+	if service != "" {
+		values.Set("service", service)
+	}
+	if cred.identityToken != "" {
+		values.Set("grant_type", "refresh_token")
+		values.Set("refresh_token", cred.identityToken)
+		values.Set("client_id", userAgent)
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, realm.String(), strings.NewReader(values.Encode()))
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("User-Agent", userAgent)
+		return req, nil
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, realm.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	query := req.URL.Query()
+	maps.Copy(query, values)
+	req.URL.RawQuery = query.Encode()
+	req.Header.Set("User-Agent", userAgent)
+	if cred.user != "" || cred.password != "" {
+		req.SetBasicAuth(cred.user, cred.password)
+	}
+	return req, nil
+}
+
+// readToken reads the answer to a request that was begun at that time.
+func readToken(ctx context.Context, resp *http.Response, begun time.Time) (token, error) {
+	if resp.StatusCode == http.StatusNotFound {
+		return token{}, fmt.Errorf("%w: the token service answers 404", referrerstore.ErrProtocol)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return token{}, statusError(resp)
+	}
+	if resp.ContentLength > maxTokenResponse {
+		return token{}, fmt.Errorf("%w: a token answer of %d bytes", referrerstore.ErrProtocol, resp.ContentLength)
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenResponse+1))
+	if err != nil {
+		return token{}, networkError(ctx, err)
+	}
+	if len(data) > maxTokenResponse {
+		return token{}, fmt.Errorf("%w: a token answer of more than %d bytes", referrerstore.ErrProtocol, maxTokenResponse)
+	}
+	return parseToken(data, begun)
+}
+
+// parseToken reads a token service's JSON. Errors never quote it.
+func parseToken(data []byte, begun time.Time) (token, error) {
+	var body struct {
+		Token       string      `json:"token"`
+		AccessToken string      `json:"access_token"`
+		ExpiresIn   json.Number `json:"expires_in"`
+		IssuedAt    string      `json:"issued_at"`
+	}
+	if json.Unmarshal(data, &body) != nil {
+		return token{}, fmt.Errorf("%w: the token answer is not valid JSON", referrerstore.ErrProtocol)
+	}
+	value := body.Token
+	if value == "" {
+		value = body.AccessToken
+	}
+	if value == "" || len(value) > maxTokenBytes || strings.IndexFunc(value, notVisible) >= 0 {
+		return token{}, fmt.Errorf("%w: the token answer has no token of at most %d visible characters", referrerstore.ErrProtocol, maxTokenBytes)
+	}
+	// What cannot be read of the times is taken as not said.
+	seconds, _ := body.ExpiresIn.Float64()
+	issued, _ := time.Parse(time.RFC3339, body.IssuedAt)
+	return token{value: value, until: begun.Add(useful(seconds, issued, begun))}, nil
+}
+
+func notVisible(r rune) bool { return r <= ' ' || r > '~' }
+
+// useful is how long a token can be used, from when its request was begun. A
+// service that hands out tokens it made earlier says so by issued_at; if by
+// that the token has ended already, the clocks differ, and it is used for as
+// long as one of unknown age: a 401 would tell.
+func useful(expiresIn float64, issuedAt, begun time.Time) time.Duration {
+	life := defaultTokenLife
+	if expiresIn > 0 {
+		life = time.Duration(min(expiresIn, maxTokenLife.Seconds()) * float64(time.Second))
+	}
+	left := life
+	if age := begun.Sub(issuedAt); !issuedAt.IsZero() && age > 0 {
+		left = life - age
+	}
+	if left <= 0 {
+		left = min(life, defaultTokenLife)
+	}
+	return left - min(left/10, maxTokenLeeway)
+}
