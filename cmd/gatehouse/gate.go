@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gatehouse-project/gatehouse/config"
+	"github.com/gatehouse-project/gatehouse/httpserver"
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+)
+
+// gate is the serving process: a server, the configuration that is live in it,
+// and the watch that exchanges one for the next.
+type gate struct {
+	path    string
+	logger  *slog.Logger
+	opts    gateOptions
+	server  *httpserver.Server
+	tls     *httpserver.TLS // nil for plain HTTP
+	metrics gateMetrics
+	live    atomic.Pointer[live]
+	retired sync.WaitGroup // of configurations whose requests are running out
+
+	//nolint:containedctx // background work of every configuration lives as long as the gate
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	seen       config.Seen
+	generation uint64     // written by load only, which never runs twice at once
+	mu         sync.Mutex // guards the fields that follow it
+	refusal    error      // of the last attempt to load, nil if it went live
+	candidate  []string   // files that the refused configuration names
+}
+
+// gateOptions are for those who embed a gate.
+type gateOptions struct {
+	// wrap may observe what the executor decides.
+	wrap func(httpserver.Decider) httpserver.Decider
+	// watchInterval is how often files are looked at; 0 is config's default.
+	watchInterval time.Duration
+}
+
+type gateMetrics struct {
+	registry    *prometheus.Registry
+	reloads     *prometheus.CounterVec
+	current     prometheus.Gauge
+	certificate *prometheus.GaugeVec
+}
+
+// newGate loads the configuration and makes it live. The caller closes it.
+func newGate(ctx context.Context, path string, logger *slog.Logger, opts gateOptions) (*gate, error) {
+	g := &gate{path: path, logger: logger, opts: opts, metrics: newGateMetrics()}
+	cfg, err := g.read()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Server.TLS != nil {
+		t := cfg.Server.TLS
+		g.tls, err = httpserver.NewTLS(httpserver.TLSOptions{
+			Certificate: cfg.Path(t.Certificate), Key: cfg.Path(t.Key), ClientCA: cfg.Path(t.ClientCA),
+			ClientNames: t.ClientNames, InsecureAnyClient: t.InsecureAnyClient,
+		})
+		if err != nil {
+			return nil, cfg.At("server.tls", err)
+		}
+	}
+	g.server = httpserver.New(g.serverOptions(cfg))
+	g.ctx, g.cancel = context.WithCancel(ctx)
+	if err := g.load(cfg); err != nil {
+		g.cancel()
+		return nil, err
+	}
+	return g, nil
+}
+
+// read parses the file as it is now.
+func (g *gate) read() (*config.Config, error) {
+	data, err := g.seen.ReadFile(g.path, config.MaxBytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	return config.Parse(g.path, data)
+}
+
+func (g *gate) serverOptions(cfg *config.Config) httpserver.Options {
+	opts := httpserver.Options{
+		Connections: cfg.Server.Limits.Connections,
+		Bodies:      referrerstore.NewBudget(cfg.Server.Limits.InFlightBytes / bodiesShare),
+		Logger:      g.logger,
+		Registerer:  g.metrics.registry,
+		Gatherer:    prometheus.GathererFunc(g.gather),
+		Detail:      g.detail,
+	}
+	if g.tls != nil {
+		opts.TLS = g.tls.Config()
+	}
+	return opts
+}
+
+func newGateMetrics() gateMetrics {
+	m := gateMetrics{
+		registry: prometheus.NewRegistry(),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_config_reloads_total", Help: "Attempts to load the configuration, by outcome.",
+		}, []string{"outcome"}),
+		current: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "gatehouse_config_current", Help: "1 if the configuration on disk is the one that is live, 0 if it was refused.",
+		}),
+		certificate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "gatehouse_certificate_not_after_seconds", Help: "Earliest end of certificates in use, in Unix time, by their use: server or trust.",
+		}, []string{"use"}),
+	}
+	m.registry.MustRegister(m.reloads, m.current, m.certificate, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// gather shows the process's metrics and those of the live configuration,
+// which begin anew with it.
+func (g *gate) gather() ([]*dto.MetricFamily, error) {
+	gatherers := prometheus.Gatherers{g.metrics.registry}
+	if l := g.live.Load(); l != nil {
+		gatherers = append(gatherers, l.metrics)
+	}
+	return gatherers.Gather()
+}
+
+func (g *gate) current() *live { return g.live.Load() }
+
+// load builds a configuration and makes it live, or leaves all as it was.
+func (g *gate) load(cfg *config.Config) error {
+	next, err := g.attempt(cfg)
+	if err != nil {
+		g.refuse(err, cfg.Files())
+		return err
+	}
+	g.mu.Lock()
+	g.refusal, g.candidate = nil, nil
+	g.mu.Unlock()
+	g.metrics.reloads.WithLabelValues("live").Inc()
+	g.metrics.current.Set(1)
+	g.observeCertificates(next)
+	for _, warning := range cfg.Warnings {
+		g.logger.Warn("configuration", "warning", warning.Error())
+	}
+	former := g.live.Swap(next)
+	g.server.Swap(g.snapshot(next))
+	if former != nil {
+		g.retire(former)
+	}
+	return nil
+}
+
+func (g *gate) attempt(cfg *config.Config) (*live, error) {
+	if former := g.live.Load(); former != nil {
+		if err := needsRestart(former.config, cfg); err != nil {
+			return nil, err
+		}
+	}
+	return build(g.ctx, cfg, g.logger)
+}
+
+// needsRestart refuses changes that a running process cannot make, rather than
+// ignore them.
+func needsRestart(former, next *config.Config) error {
+	type fixed struct {
+		address, admin string
+		http           bool
+		connections    int
+		inFlight       int64
+	}
+	of := func(c *config.Config) fixed {
+		return fixed{c.Server.Address, c.Admin.Address, c.Server.InsecureHTTP, c.Server.Limits.Connections, c.Server.Limits.InFlightBytes}
+	}
+	tlsOf := func(c *config.Config) config.TLS {
+		if c.Server.TLS == nil {
+			return config.TLS{}
+		}
+		return *c.Server.TLS
+	}
+	a, b := tlsOf(former), tlsOf(next)
+	sameTLS := a.Certificate == b.Certificate && a.Key == b.Key && a.ClientCA == b.ClientCA &&
+		a.InsecureAnyClient == b.InsecureAnyClient && slices.Equal(a.ClientNames, b.ClientNames)
+	if of(former) != of(next) || !sameTLS {
+		return next.At("server", errors.New("address, tls, insecureHTTP, limits.connections, limits.inFlightBytes and admin.address cannot change while gatehouse runs: restart it"))
+	}
+	return nil
+}
+
+func (g *gate) snapshot(l *live) *httpserver.Snapshot {
+	g.generation++
+	s := l.config.Server
+	snapshot := &httpserver.Snapshot{
+		Decider:       l.executor,
+		Generation:    g.generation,
+		VerifyTimeout: s.VerifyTimeout,
+		Limits:        httpserver.Limits{BodyBytes: s.Limits.BodyBytes, Keys: s.Limits.Keys, KeyBytes: s.Limits.KeyBytes},
+	}
+	if g.opts.wrap != nil {
+		snapshot.Decider = g.opts.wrap(snapshot.Decider)
+	}
+	if s.OnFailure == config.OnFailureValue {
+		snapshot.OnFailure = httpserver.FailureIsValue
+	}
+	switch s.NamespaceFrom {
+	case config.NamespaceFromKey:
+		snapshot.NamespaceFrom = httpserver.NamespaceFromKey
+	case config.NamespaceFromPath:
+		snapshot.NamespaceFrom = httpserver.NamespaceFromPath
+	case config.NamespaceFromNone:
+	}
+	return snapshot
+}
+
+// retire closes a former configuration once its last request has run out.
+func (g *gate) retire(former *live) {
+	g.retired.Go(func() {
+		timer := time.NewTimer(former.config.Server.VerifyTimeout + time.Second)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-g.ctx.Done():
+		}
+		former.close()
+	})
+}
+
+func (g *gate) observeCertificates(l *live) {
+	if g.tls != nil {
+		g.metrics.certificate.WithLabelValues("server").Set(float64(g.tls.NotAfter().Unix()))
+	}
+	if end := l.trust.NotAfter(); !end.IsZero() {
+		g.metrics.certificate.WithLabelValues("trust").Set(float64(end.Unix()))
+	}
+}
+
+// detail is what /readyz tells beside being ready.
+func (g *gate) detail() map[string]any {
+	detail := map[string]any{"config": g.path, "version": versionText()}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.refusal != nil {
+		detail["refused"] = g.refusal.Error()
+	}
+	return detail
+}
+
+// run serves and watches until ctx ends.
+func (g *gate) run(ctx context.Context, webhook, admin net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.server.Serve(ctx, webhook, admin) })
+	group.Go(func() error {
+		config.Watch(ctx, config.WatchOptions{Interval: g.opts.watchInterval, Files: g.files, Seen: &g.seen}, func(context.Context) { g.reload() })
+		return nil
+	})
+	return group.Wait()
+}
+
+func (g *gate) files() []string {
+	files := map[string]bool{g.path: true}
+	for _, f := range g.live.Load().files() {
+		files[f] = true
+	}
+	// A refused configuration may be waiting for a file that it names.
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, f := range g.candidate {
+		files[f] = true
+	}
+	return slices.Sorted(maps.Keys(files))
+}
+
+// reload reads everything anew. What cannot be read or is not valid is told,
+// and the former state stays.
+func (g *gate) reload() {
+	if g.tls != nil {
+		if changed, err := g.tls.Reload(); err != nil {
+			g.logger.Error("the former certificate stays", "error", err.Error())
+		} else if changed {
+			g.logger.Info("certificate exchanged", "not_after", g.tls.NotAfter())
+		}
+	}
+	cfg, err := g.read()
+	if err == nil {
+		err = g.load(cfg)
+	} else {
+		g.refuse(err, nil)
+	}
+	if err != nil {
+		g.logger.Error("the former configuration stays", "error", err.Error())
+		return
+	}
+	g.logger.Info("configuration live", "generation", g.generation)
+}
+
+func (g *gate) refuse(err error, files []string) {
+	g.mu.Lock()
+	g.refusal, g.candidate = err, files
+	g.mu.Unlock()
+	g.metrics.reloads.WithLabelValues("refused").Inc()
+	g.metrics.current.Set(0)
+}
+
+// close ends all background work.
+func (g *gate) close() {
+	g.cancel()
+	g.retired.Wait()
+	if l := g.live.Load(); l != nil {
+		l.close()
+	}
+}
