@@ -92,7 +92,7 @@ func expectEnd(stream io.Reader) error {
 	switch {
 	case n > 0:
 		return ErrDigestMismatch
-	case err == io.EOF: //nolint:errorlint // only io.EOF itself vouches for the digest: an error that wraps it is a broken stream
+	case err == io.EOF: // itself: an error that wraps it is a broken stream
 		return nil
 	default:
 		return err

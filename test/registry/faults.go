@@ -97,7 +97,7 @@ func Reset() Fault {
 // which they come.
 func Status(code int, header http.Header, share float64, seed uint64) Fault {
 	var mu sync.Mutex
-	random := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // a share, not a secret
+	random := rand.New(rand.NewPCG(seed, seed))
 	hit := func() bool {
 		mu.Lock()
 		defer mu.Unlock()
@@ -162,7 +162,7 @@ func SlowBytes(pause time.Duration) Fault {
 
 type dripper struct {
 	http.ResponseWriter
-	ctx   context.Context //nolint:containedctx // a writer has no other way to know when to stop
+	ctx   context.Context // a writer has no other way to know when to stop
 	pause time.Duration
 }
 

@@ -74,8 +74,6 @@ func Evaluate(ctx context.Context, q Question) ([]string, error) {
 // shared is the one engine of the process: drivers register external_data in a
 // table of the Rego library that has no lock, and the last one registered
 // serves the templates of all.
-//
-//nolint:gochecknoglobals // see above: a second engine would be a data race
 var shared = sync.OnceValues(newEngine)
 
 type engine struct {

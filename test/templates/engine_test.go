@@ -101,7 +101,7 @@ func question(t *testing.T, template string, provider templates.Provider) templa
 func oldServer(t *testing.T) templates.Provider {
 	t.Helper()
 	server := httptest.NewUnstartedServer(golden(t))
-	server.TLS = &tls.Config{MaxVersion: tls.VersionTLS12} //nolint:gosec // what must be refused
+	server.TLS = &tls.Config{MaxVersion: tls.VersionTLS12} // what must be refused
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
 	t.Cleanup(server.Close)
