@@ -119,8 +119,8 @@ func (c *checker) limits() {
 	switch {
 	case int64(limits.KeyBytes) > limits.BodyBytes:
 		c.fail("server.limits.keyBytes", "a key may be longer than a whole body", "keep it below bodyBytes")
-	case limits.BodyBytes > limits.InFlightBytes:
-		c.fail("server.limits.bodyBytes", "a body may be larger than all bytes in flight", "keep it below inFlightBytes")
+	case limits.BodyBytes > limits.InFlightBytes/4:
+		c.fail("server.limits.bodyBytes", "a body may be larger than all bodies together, which have a quarter of inFlightBytes", "lower it, or raise inFlightBytes")
 	case limits.InFlightBytes+kept > maxMemory:
 		c.fail("server.limits.inFlightBytes", "together with proofs.maxBytes this is more than 16GiB", "")
 	}

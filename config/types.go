@@ -77,7 +77,7 @@ type Limits struct {
 	Keys          int   `yaml:"keys" default:"1000" min:"1" max:"100000" doc:"Keys in a request."`
 	KeyBytes      int   `yaml:"keyBytes" default:"1024" min:"1" max:"65536" doc:"Bytes of a key."`
 	Connections   int   `yaml:"connections" default:"1024" min:"1" max:"1000000" doc:"Open connections."`
-	InFlightBytes int64 `yaml:"inFlightBytes" unit:"bytes" default:"64MiB" min:"8MiB" max:"16GiB" doc:"Bytes in flight from registries, over all requests."`
+	InFlightBytes int64 `yaml:"inFlightBytes" unit:"bytes" default:"64MiB" min:"8MiB" max:"16GiB" doc:"Memory for all requests together: a quarter for bodies and answers, what caches hold, and the rest for bytes from registries."`
 }
 
 // Admin is the read-only listener beside the server.

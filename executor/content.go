@@ -15,7 +15,7 @@ import (
 )
 
 // maxLayers bounds the layers of an artifact's manifest. Without it a short
-// text of many empty objects would decode into fifty times its size.
+// text of many empty objects would decode into thirty times its size.
 const maxLayers = 256
 
 // content reads one artifact for all its verifiers: each thing once, every
@@ -117,6 +117,18 @@ func (c *content) release() {
 	c.held = 0
 }
 
+// descriptor is a content descriptor without the fields that would let a short
+// text decode into many times its size: URLs, annotations, platforms, data.
+type descriptor struct {
+	MediaType string        `json:"mediaType"`
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"`
+}
+
+func (d descriptor) descriptor() ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+}
+
 // layers decodes a list of descriptors one by one, up to a bound.
 type layers []ocispec.Descriptor
 
@@ -133,25 +145,25 @@ func (l *layers) UnmarshalJSON(data []byte) error {
 		if len(*l) == maxLayers {
 			return fmt.Errorf("%w: more than %d layers", referrerstore.ErrTooLarge, maxLayers)
 		}
-		var desc ocispec.Descriptor
-		if err := dec.Decode(&desc); err != nil {
+		var d descriptor
+		if err := dec.Decode(&d); err != nil {
 			return err
 		}
-		*l = append(*l, desc)
+		*l = append(*l, d.descriptor())
 	}
 	return nil
 }
 
 // parseManifest reads an OCI image manifest (image-spec 1.1) or an artifact
 // manifest of its release candidates, and checks that it names the subject.
+// What it returns is smaller than data, but for a fixed sum.
 func parseManifest(data []byte, subject digest.Digest) (verifier.Manifest, error) {
 	var m struct {
-		ArtifactType string              `json:"artifactType"`
-		Config       ocispec.Descriptor  `json:"config"`
-		Layers       layers              `json:"layers"`
-		Blobs        layers              `json:"blobs"`
-		Subject      *ocispec.Descriptor `json:"subject"`
-		Annotations  map[string]string   `json:"annotations"`
+		ArtifactType string      `json:"artifactType"`
+		Config       descriptor  `json:"config"`
+		Layers       layers      `json:"layers"`
+		Blobs        layers      `json:"blobs"`
+		Subject      *descriptor `json:"subject"`
 	}
 	if err := json.Unmarshal(data, &m); err != nil {
 		return verifier.Manifest{}, fmt.Errorf("%w: %w", verifier.ErrNotReferrer, err)
@@ -161,8 +173,7 @@ func parseManifest(data []byte, subject digest.Digest) (verifier.Manifest, error
 	}
 	return verifier.Manifest{
 		ArtifactType: m.ArtifactType,
-		Config:       m.Config,
+		Config:       m.Config.descriptor(),
 		Layers:       append(m.Layers, m.Blobs...),
-		Annotations:  m.Annotations,
 	}, nil
 }

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,7 +27,7 @@ import (
 // Options of an Executor. The zero value works.
 type Options struct {
 	// ArtifactsAtOnce bounds the artifacts of one subject and store that are
-	// fetched and judged at the same time; 0 means 32.
+	// fetched and judged at the same time; 0 means 16.
 	ArtifactsAtOnce int
 	// MaxArtifacts bounds the artifacts of one subject that are judged; what
 	// is listed beyond it counts as a cut. 0 means 100.
@@ -120,7 +119,7 @@ func New(stores []referrerstore.Store, verifiers []verifier.Verifier, policy Pol
 
 func (o Options) withDefaults() Options {
 	if o.ArtifactsAtOnce <= 0 {
-		o.ArtifactsAtOnce = 32
+		o.ArtifactsAtOnce = 16
 	}
 	if o.MaxArtifacts <= 0 {
 		o.MaxArtifacts = 100
@@ -148,7 +147,7 @@ func (e *Executor) Verify(ctx context.Context, req Request) (result Result, err 
 	result.Request = req
 	defer func() {
 		if p := recover(); p != nil {
-			e.opts.Logger.ErrorContext(ctx, "panic while verifying", "reference", req.Reference.String(), "panic", p, "stack", string(debug.Stack()))
+			e.logPanic(ctx, "panic while verifying", p, "reference", req.Reference.String())
 			err = fmt.Errorf("%w: internal error", ErrInconclusive)
 		}
 		if err != nil {

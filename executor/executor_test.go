@@ -329,6 +329,59 @@ func TestReferrersOfAllStores(t *testing.T) {
 	}
 }
 
+// One store's false listing or failure does not hide what another store has
+// under the same digest.
+func TestAnotherStoreHasTheArtifact(t *testing.T) {
+	t.Parallel()
+	for _, require := range []policy.Node{{Verifier: "v"}, {Verifier: "v", Every: true}} {
+		for name, spoil := range map[string]func(*storetest.Memory, referrerstore.Subject, ocispec.Descriptor){
+			"wrong size": func(m *storetest.Memory, s referrerstore.Subject, d ocispec.Descriptor) {
+				d.Size = 1 << 30
+				m.List(s, d)
+			},
+			"down": func(m *storetest.Memory, _ referrerstore.Subject, _ ocispec.Descriptor) {
+				m.FetchFault = func(context.Context, ocispec.Descriptor) error { return referrerstore.ErrUnavailable }
+			},
+		} {
+			honest, subject := signed("pass")
+			var good ocispec.Descriptor
+			for desc := range honest.Referrers(t.Context(), subject) {
+				good = desc
+			}
+			spoilt, _ := signed()
+			if name == "down" {
+				spoilt, _ = signed("pass")
+			}
+			spoil(spoilt, subject, good)
+			// The honest store answers late, so that the other one is first.
+			honest.ReferrersFault = func(context.Context, referrerstore.Subject, int) error {
+				time.Sleep(5 * time.Millisecond)
+				return nil
+			}
+			e := executor.New([]referrerstore.Store{honest, spoilt}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, require, false, "v"), executor.Options{})
+			got, err := e.Verify(t.Context(), request(t, image))
+			if err != nil || got.Decision != executor.Allowed || len(got.Reports) != 1 {
+				t.Errorf("%s, %+v: %v with %+v, %v", name, require, got.Decision, got.Reports, err)
+			}
+		}
+	}
+}
+
+// A verifier that panics over a listing costs no other verifier its evidence.
+func TestPanicInMatches(t *testing.T) {
+	t.Parallel()
+	store, _ := signed("pass")
+	require := policy.Node{AnyOf: []policy.Node{{Verifier: "v"}, {Verifier: "w"}}}
+	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}, nervous{&scripted{name: "w"}}}, ruleFor(t, require, false, "v", "w"), executor.Options{})
+	if got, err := e.Verify(t.Context(), request(t, image)); err != nil || got.Decision != executor.Allowed {
+		t.Errorf("%v, %v", got.Decision, err)
+	}
+}
+
+type nervous struct{ *scripted }
+
+func (nervous) Matches(ocispec.Descriptor) bool { panic("hostile listing") }
+
 // What no rule lets through costs no I/O at all.
 func TestNameAloneDenies(t *testing.T) {
 	t.Parallel()

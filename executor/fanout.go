@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,25 +24,38 @@ var errDecided = errors.New("the decision is made")
 // gathering is the evidence of one request while it comes in.
 //
 // Groups carry lifetimes, never verdicts: the goroutines below return nil and
-// write into slots that listing order gave them.
+// write into slots that listing gave them.
 type gathering struct {
-	rule   Rule
-	cancel context.CancelCauseFunc
-	start  time.Time
+	rule    Rule
+	serving []referrerstore.Store
+	cancel  context.CancelCauseFunc
+	start   time.Time
 
 	mu       sync.Mutex // guards the fields that follow it
-	seen     map[digest.Digest]bool
-	slots    [][]*slot // by store, then in the order of its list
-	pending  int       // lists and slots that are not finished
+	slots    map[digest.Digest]*slot
+	pending  int // lists that have not ended and slots that are being judged
 	listErrs []error
-	arrived  []verifier.Report
 	decision Decision
 	listed   time.Duration
 }
 
-// slot holds the reports on one artifact, by the index of the verifier.
+// slot holds the reports on one artifact. Stores that list the same digest
+// share it: the first source is judged, and the next one only if that did not
+// pass, because a store may list the artifact wrongly or not deliver it.
 type slot struct {
+	sources []source
+	judged  int
+	running bool
 	reports []verifier.Report
+}
+
+// source is where an artifact was listed, and by whom it can be judged.
+type source struct {
+	store     referrerstore.Store
+	at        [2]int // index of the store, place in its list
+	artifact  ocispec.Descriptor
+	verifiers []verifier.Verifier
+	sole      bool // no other store serves the image
 }
 
 // gather runs the fan-out: an outer group over the stores, and in each an
@@ -50,18 +65,18 @@ func (e *Executor) gather(ctx context.Context, subject referrerstore.Subject, ru
 	defer cancel(nil)
 	g := &gathering{
 		rule:    rule,
+		serving: serving,
 		cancel:  cancel,
 		start:   time.Now(),
-		seen:    make(map[digest.Digest]bool),
-		slots:   make([][]*slot, len(serving)),
+		slots:   make(map[digest.Digest]*slot),
 		pending: len(serving),
 	}
 	verifiers := e.needed(rule)
 	var outer errgroup.Group
 	outer.SetLimit(len(serving))
-	for i, store := range serving {
+	for i := range serving {
 		outer.Go(func() error {
-			e.gatherFrom(ctx, g, i, store, subject, verifiers)
+			e.gatherFrom(ctx, g, i, subject, verifiers)
 			return nil
 		})
 	}
@@ -80,20 +95,23 @@ func (e *Executor) needed(rule Rule) []verifier.Verifier {
 }
 
 // gatherFrom lists what one store knows and judges it while the list comes in.
-func (e *Executor) gatherFrom(ctx context.Context, g *gathering, index int, store referrerstore.Store, subject referrerstore.Subject, verifiers []verifier.Verifier) {
+func (e *Executor) gatherFrom(ctx context.Context, g *gathering, index int, subject referrerstore.Subject, verifiers []verifier.Verifier) {
+	store := g.serving[index]
 	var inner errgroup.Group
 	inner.SetLimit(e.opts.ArtifactsAtOnce)
+	place := 0
 	err := e.list(ctx, store, subject, func(artifact ocispec.Descriptor) error {
-		matching := matching(verifiers, artifact)
-		if len(matching) == 0 {
+		from := source{store: store, at: [2]int{index, place}, artifact: artifact, verifiers: e.matching(ctx, verifiers, artifact), sole: len(g.serving) == 1}
+		place++
+		if len(from.verifiers) == 0 {
 			return nil
 		}
-		s, err := g.admit(index, artifact, e.opts.MaxArtifacts)
+		s, err := g.admit(from, e.opts.MaxArtifacts)
 		if s == nil || err != nil {
 			return err
 		}
 		inner.Go(func() error {
-			g.finish(s, e.judge(ctx, store, subject, artifact, matching))
+			e.fill(ctx, g, s, subject)
 			return nil
 		})
 		return nil
@@ -102,21 +120,49 @@ func (e *Executor) gatherFrom(ctx context.Context, g *gathering, index int, stor
 	_ = inner.Wait() // its functions return nil
 }
 
-func matching(verifiers []verifier.Verifier, artifact ocispec.Descriptor) []verifier.Verifier {
+// fill judges a slot from one source after the other until one passes.
+func (e *Executor) fill(ctx context.Context, g *gathering, s *slot, subject referrerstore.Subject) {
+	for {
+		from, ok := g.next(s)
+		if !ok {
+			return
+		}
+		g.record(s, e.judge(ctx, from, subject))
+	}
+}
+
+// matching are the verifiers for an artifact. One that panics over it is among
+// them: what it makes of the artifact is in doubt, and Verify will say so.
+func (e *Executor) matching(ctx context.Context, verifiers []verifier.Verifier, artifact ocispec.Descriptor) []verifier.Verifier {
 	var matching []verifier.Verifier
 	for _, v := range verifiers {
-		if v.Matches(artifact) {
+		if e.matches(ctx, v, artifact) {
 			matching = append(matching, v)
 		}
 	}
 	return matching
 }
 
+func (e *Executor) matches(ctx context.Context, v verifier.Verifier, artifact ocispec.Descriptor) (matches bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			e.logPanic(ctx, "panic in a verifier", p, "verifier", v.Name(), "artifact", artifact.Digest.String())
+			matches = true
+		}
+	}()
+	return v.Matches(artifact)
+}
+
+// logPanic is for the operator: the stack is nobody else's business.
+func (e *Executor) logPanic(ctx context.Context, what string, p any, attrs ...any) {
+	e.opts.Logger.ErrorContext(ctx, what, append(attrs, "panic", p, "stack", string(debug.Stack()))...) //nolint:sloglint // one of few constant texts
+}
+
 // list walks a store's referrers; a panic in the store is an error of its list.
 func (e *Executor) list(ctx context.Context, store referrerstore.Store, subject referrerstore.Subject, each func(ocispec.Descriptor) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			e.opts.Logger.ErrorContext(ctx, "panic in a store", "store", store.Name(), "panic", p, "stack", string(debug.Stack()))
+			e.logPanic(ctx, "panic in a store", p, "store", store.Name())
 			err = fmt.Errorf("store %s: internal error", store.Name())
 		}
 	}()
@@ -134,31 +180,68 @@ func (e *Executor) list(ctx context.Context, store referrerstore.Store, subject 
 	return nil
 }
 
-// admit gives an artifact its slot, nil if another store listed it already.
-func (g *gathering) admit(store int, artifact ocispec.Descriptor, limit int) (*slot, error) {
+// admit adds a source to its artifact's slot. It returns the slot if it needs
+// somebody to judge it, nil if it has a judge or has passed.
+func (g *gathering) admit(from source, limit int) (*slot, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.seen[artifact.Digest] {
+	s, known := g.slots[from.artifact.Digest]
+	if !known {
+		if len(g.slots) >= limit {
+			return nil, referrerstore.ErrTooManyReferrers
+		}
+		s = &slot{}
+		g.slots[from.artifact.Digest] = s
+	}
+	s.sources = append(s.sources, from)
+	if s.running || s.passed() {
 		return nil, nil
 	}
-	if len(g.seen) >= limit {
-		return nil, referrerstore.ErrTooManyReferrers
-	}
-	g.seen[artifact.Digest] = true
-	s := &slot{}
-	g.slots[store] = append(g.slots[store], s)
+	s.running = true
 	g.pending++
 	return s, nil
 }
 
-// finish puts an artifact's reports in its slot and asks the policy again.
-func (g *gathering) finish(s *slot, reports []verifier.Report) {
+// passed says whether nothing could be learnt from another source.
+func (s *slot) passed() bool {
+	for _, r := range s.reports {
+		if r.Outcome != verifier.Passed {
+			return false
+		}
+	}
+	return len(s.reports) > 0
+}
+
+// next hands out the slot's next source, or ends its judging and asks the
+// policy again.
+func (g *gathering) next(s *slot) (source, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s.reports = reports
-	g.arrived = append(g.arrived, reports...)
+	if s.judged < len(s.sources) && !s.passed() && g.decision == Undecided {
+		s.judged++
+		return s.sources[s.judged-1], true
+	}
+	s.running = false
 	g.pending--
 	g.decide()
+	return source{}, false
+}
+
+// record merges reports into the slot. The bytes behind a digest are the same
+// wherever they come from, so the verdict that one source led to stands
+// against the doubt or the failure that another left.
+func (g *gathering) record(s *slot, reports []verifier.Report) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range reports {
+		at := slices.IndexFunc(s.reports, func(had verifier.Report) bool { return had.Verifier == r.Verifier })
+		switch {
+		case at < 0:
+			s.reports = append(s.reports, r)
+		case r.Outcome > s.reports[at].Outcome:
+			s.reports[at] = r
+		}
+	}
 }
 
 func (g *gathering) finishList(err error) {
@@ -173,33 +256,51 @@ func (g *gathering) finishList(err error) {
 }
 
 // decide asks the policy and, if it will not change its mind, ends the rest.
+// Slots that are being judged are left out: another source may yet pass.
 func (g *gathering) decide() {
-	if g.decision != Undecided {
+	if g.decision != Undecided || (g.rule.EvaluateAll && g.pending > 0) {
 		return
+	}
+	var arrived []verifier.Report
+	for _, s := range g.slots {
+		if !s.running {
+			arrived = append(arrived, s.reports...)
+		}
 	}
 	settled := g.pending == 0 && len(g.listErrs) == 0
-	if g.rule.EvaluateAll && g.pending > 0 {
-		return
-	}
-	g.decision = g.rule.Requirement.Decide(Evidence{Reports: g.arrived, Settled: settled})
+	g.decision = g.rule.Requirement.Decide(Evidence{Reports: arrived, Settled: settled})
 	if g.decision != Undecided {
 		g.cancel(errDecided)
 	}
 }
 
-// reports are in a stable order, without those that the decision cut short.
+// reports are in the order of stores and their lists, without those that the
+// decision cut short.
 func (g *gathering) reports() []verifier.Report {
+	slots := slices.SortedFunc(maps.Values(g.slots), func(a, b *slot) int {
+		x, y := a.place(), b.place()
+		return slices.Compare(x[:], y[:])
+	})
 	var all []verifier.Report
-	for _, slots := range g.slots {
-		for _, s := range slots {
-			for _, r := range s.reports {
-				if g.decision == Undecided || !errors.Is(r.Reason.Err, errDecided) {
-					all = append(all, r)
-				}
+	for _, s := range slots {
+		for _, r := range s.reports {
+			if g.decision == Undecided || !errors.Is(r.Reason.Err, errDecided) {
+				all = append(all, r)
 			}
 		}
 	}
 	return all
+}
+
+// place is the first place at which an artifact was listed.
+func (s *slot) place() [2]int {
+	first := s.sources[0].at
+	for _, from := range s.sources[1:] {
+		if slices.Compare(from.at[:], first[:]) < 0 {
+			first = from.at
+		}
+	}
+	return first
 }
 
 // broken is the first error of a list other than a bound's cut.
@@ -216,16 +317,16 @@ func (g *gathering) cut() bool { return len(g.listErrs) > 0 }
 
 // judge lets every matching verifier judge one artifact, all at once, over one
 // shared reading of it.
-func (e *Executor) judge(ctx context.Context, store referrerstore.Store, subject referrerstore.Subject, artifact ocispec.Descriptor, verifiers []verifier.Verifier) []verifier.Report {
-	content := newContent(ctx, store, subject, artifact, e.opts.Budget, e.opts.ManifestBytes)
+func (e *Executor) judge(ctx context.Context, from source, subject referrerstore.Subject) []verifier.Report {
+	content := newContent(ctx, from.store, subject, from.artifact, e.opts.Budget, e.opts.ManifestBytes)
 	defer content.release()
-	in := verifier.Input{Subject: subject, Artifact: artifact, Content: content}
-	reports := make([]verifier.Report, len(verifiers))
+	in := verifier.Input{Subject: subject, Artifact: from.artifact, Content: content}
+	reports := make([]verifier.Report, len(from.verifiers))
 	var group errgroup.Group
-	group.SetLimit(len(verifiers))
-	for i, v := range verifiers {
+	group.SetLimit(len(from.verifiers))
+	for i, v := range from.verifiers {
 		group.Go(func() error {
-			reports[i] = e.verifyOne(ctx, v, in)
+			reports[i] = e.verifyOne(ctx, v, in, from.sole)
 			return nil
 		})
 	}
@@ -235,11 +336,11 @@ func (e *Executor) judge(ctx context.Context, store referrerstore.Store, subject
 
 // verifyOne calls one verifier. Whatever goes wrong in it is an inconclusive
 // report, or a failed one where the artifact itself can never be judged.
-func (e *Executor) verifyOne(ctx context.Context, v verifier.Verifier, in verifier.Input) (report verifier.Report) {
+func (e *Executor) verifyOne(ctx context.Context, v verifier.Verifier, in verifier.Input, sole bool) (report verifier.Report) {
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			e.opts.Logger.ErrorContext(ctx, "panic in a verifier", "verifier", v.Name(), "artifact", in.Artifact.Digest.String(), "panic", p, "stack", string(debug.Stack()))
+			e.logPanic(ctx, "panic in a verifier", p, "verifier", v.Name(), "artifact", in.Artifact.Digest.String())
 			report = verifier.Report{Reason: verifier.Reason{
 				Code: verifier.CodeVerificationAborted,
 				What: "the verifier stopped on an internal error",
@@ -255,7 +356,7 @@ func (e *Executor) verifyOne(ctx context.Context, v verifier.Verifier, in verifi
 		err = errDecided
 	}
 	if err != nil {
-		return verifier.Report{Outcome: outcomeOf(err), Reason: reasonOf(ctx, err)}
+		return verifier.Report{Outcome: outcomeOf(err, sole), Reason: reasonOf(ctx, err)}
 	}
 	if report.Outcome == verifier.Passed && report.Statement == "" {
 		// A Passed that says nothing cannot be counted: it is no proof.
@@ -264,9 +365,11 @@ func (e *Executor) verifyOne(ctx context.Context, v verifier.Verifier, in verifi
 	return report
 }
 
-// outcomeOf tells what can never pass from what could not be told.
-func outcomeOf(err error) verifier.Outcome {
-	if errors.Is(err, verifier.ErrNotReferrer) || errors.Is(err, referrerstore.ErrTooLarge) {
+// outcomeOf tells what can never pass from what could not be told. A size is
+// what a list says: where another store may list the artifact too, it may say
+// otherwise.
+func outcomeOf(err error, sole bool) verifier.Outcome {
+	if errors.Is(err, verifier.ErrNotReferrer) || (sole && errors.Is(err, referrerstore.ErrTooLarge)) {
 		return verifier.Failed
 	}
 	return verifier.Inconclusive

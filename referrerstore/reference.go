@@ -30,6 +30,22 @@ var ErrInvalidReference = errors.New("invalid image reference")
 // Docker Hub answers under several names; policy and caches know one of them.
 const dockerHub = "docker.io"
 
+// officialSpelling has the spellings under which a repository without an owner
+// is one of Docker's own.
+var officialSpelling = map[string]bool{
+	"docker.io":       true,
+	"index.docker.io": true,
+}
+
+// imageIDNames are what stands before the colon of an image ID. Container
+// runtimes look for such an ID, or the start of one, among local images before
+// they read the text as a name.
+var imageIDNames = map[string]bool{
+	"sha256": true,
+	"sha384": true,
+	"sha512": true,
+}
+
 var dockerHubAliases = map[string]bool{ //nolint:gochecknoglobals // a constant table
 	"docker.io":               true,
 	"index.docker.io":         true,
@@ -89,6 +105,10 @@ func parse(text string) (Reference, error) {
 		ref.Digest = d
 	}
 	name, tag, tagged := cutTag(name)
+	if imageIDNames[name] {
+		// A node runs the local image with that ID, whatever a registry has.
+		return Reference{}, fmt.Errorf("%q is read as the ID of an image on the node, not as a name", text)
+	}
 	if tagged {
 		if !anchoredTag.MatchString(tag) {
 			return Reference{}, errors.New("the tag is not of the form [A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -98,12 +118,17 @@ func parse(text string) (Reference, error) {
 	if !tagged && !pinned {
 		ref.Tag = "latest"
 	}
-	host, path := splitHost(name)
-	host, err := CanonicalHost(host)
+	written, path := splitHost(name)
+	host, err := CanonicalHost(written)
 	if err != nil {
 		return Reference{}, err
 	}
 	if host == dockerHub && !strings.Contains(path, "/") {
+		if !officialSpelling[written] {
+			// Nodes add "library/" under these spellings only; under another
+			// they would pull something else than what was verified.
+			return Reference{}, fmt.Errorf("under %q a repository has an owner: write docker.io/library/%s", written, path)
+		}
 		path = "library/" + path
 	}
 	if err := checkName(host, path); err != nil {

@@ -70,9 +70,11 @@ func agreesWithDocker(t interface {
 		stricter = stricter || digestErr != nil
 	}
 	path := reference.Path(docker)
-	if host == "docker.io" && !strings.Contains(path, "/") { // an alias of Docker Hub
-		path = "library/" + path
-		stricter = stricter || len(path) > reference.RepositoryNameTotalLengthMax
+	if host == "docker.io" && !strings.Contains(path, "/") {
+		stricter = true // Docker adds "library/" under two spellings only
+	}
+	if name, _, _ := strings.Cut(text, "@"); readsAsID(name) {
+		stricter = true // a node looks for a local image first
 	}
 	if stricter != (err != nil) {
 		t.Errorf("%q: Docker reads %s, we: %v", text, docker, err)
@@ -91,10 +93,15 @@ func agreesWithDocker(t interface {
 	}
 }
 
+func readsAsID(name string) bool {
+	algorithm, _, _ := strings.Cut(name, ":")
+	return algorithm == "sha256" || algorithm == "sha384" || algorithm == "sha512"
+}
+
 func FuzzParseReference(f *testing.F) {
 	for _, text := range []string{
 		"app", "team/app:v1", "Example.com:443/a", "myhost:443/app", "[::1]:5000/x", "a.b./c",
-		"app:v@" + sha256, "h:1/a@" + sha512, hex64, "docker.io/x", "registry-1.docker.io/" + hex64,
+		"sha256:" + hex64, "sha256:ab", "docker.io/library/sha256:ab", "app:v@" + sha256, "h:1/a@" + sha512, hex64, "docker.io/x", "registry-1.docker.io/" + hex64,
 		"a..b/c", "a//b", "app:\u202e", "\x00", "localhost:5000", "A/b", "h:0443/x", "[0::0]/x",
 	} {
 		f.Add(text)

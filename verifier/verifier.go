@@ -59,11 +59,12 @@ type Content interface {
 
 // Manifest is what verifiers need of an artifact's manifest, be it an OCI
 // image manifest or the older artifact manifest (whose blobs are Layers here).
+// Of descriptors it has media type, digest and size: what else a registry may
+// write there has no bound in memory.
 type Manifest struct {
 	ArtifactType string
 	Config       ocispec.Descriptor
 	Layers       []ocispec.Descriptor
-	Annotations  map[string]string
 }
 
 // ErrNotReferrer says that the manifest names another subject, or none, or is no

@@ -33,6 +33,9 @@ func ParsePattern(text string) (Pattern, error) {
 	if err != nil {
 		return Pattern{}, fmt.Errorf("image pattern %q: %w", text, err)
 	}
+	if host.String() == "docker.io" && !strings.Contains(path, "/") && path != "**" {
+		return Pattern{}, fmt.Errorf(`image pattern %q can match nothing: on Docker Hub every repository has an owner; write "docker.io/library/%s"`, text, path)
+	}
 	return Pattern{text: text, host: host, path: strings.Split(path, "/")}, nil
 }
 

@@ -141,13 +141,8 @@ func (p *Policy) shadow(c compiled) error {
 }
 
 func (c compiled) covers(other compiled) bool {
-	if len(c.namespaces) > 0 && len(other.namespaces) == 0 {
+	if !coversNamespaces(c.namespaces, other.namespaces) {
 		return false
-	}
-	for _, glob := range other.namespaces {
-		if len(c.namespaces) > 0 && !matchAny(c.namespaces, glob) {
-			return false
-		}
 	}
 	for _, q := range other.images {
 		covered := false
@@ -155,6 +150,19 @@ func (c compiled) covers(other compiled) bool {
 			covered = covered || pattern.Covers(q)
 		}
 		if !covered {
+			return false
+		}
+	}
+	return true
+}
+
+// coversNamespaces compares two lists of globs, of which an empty one is all.
+func coversNamespaces(globs, others []string) bool {
+	if len(others) == 0 {
+		others = []string{"*"}
+	}
+	for _, other := range others {
+		if len(globs) > 0 && !matchAny(globs, other) {
 			return false
 		}
 	}
@@ -194,6 +202,3 @@ func (c compiled) matches(ref referrerstore.Reference, namespace string) bool {
 	}
 	return false
 }
-
-// Namespaced reports whether any rule names namespaces.
-func (p *Policy) Namespaced() bool { return p.namespaced }

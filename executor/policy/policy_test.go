@@ -76,6 +76,8 @@ func TestPatternRefused(t *testing.T) {
 		"**.example/app":          `"**"`,
 		"r.example:*/app":         "port",
 		"r example/app":           "not read as a registry host",
+		"docker.io/nginx":         "docker.io/library/nginx",
+		"index.docker.io/*":       "docker.io/library/*",
 	}
 	for text, want := range tests {
 		if _, err := policy.ParsePattern(text); err == nil || !strings.Contains(err.Error(), want) {
@@ -186,6 +188,7 @@ func TestShadowedRuleIsRefused(t *testing.T) {
 		{"former only in a namespace", rule("a", []string{"prod"}, "**"), rule("b", nil, "r.example/x"), false},
 		{"latter in a covered namespace", rule("a", []string{"prod-*"}, "**"), rule("b", []string{"prod-eu-*"}, "r.example/x"), true},
 		{"latter in another namespace", rule("a", []string{"prod-*"}, "**"), rule("b", []string{"p*"}, "r.example/x"), false},
+		{"former in all namespaces by a glob", rule("a", []string{"*"}, "**"), rule("b", nil, "r.example/x"), true},
 		{"glob in the host", rule("a", nil, "*.example/**"), rule("b", nil, "r.example/x"), true},
 	}
 	for _, test := range tests {

@@ -133,7 +133,7 @@ func inputFor(t testing.TB, envelope signing.Envelope, of referrerstore.Subject)
 	content := &verifiertest.Content{
 		Listing: verifier.Manifest{
 			ArtifactType: artifact.Manifest.ArtifactType, Config: artifact.Manifest.Config,
-			Layers: artifact.Manifest.Layers, Annotations: artifact.Manifest.Annotations,
+			Layers: artifact.Manifest.Layers,
 		},
 		Blobs: artifact.Blobs,
 	}
