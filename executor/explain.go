@@ -33,10 +33,10 @@ type Explanation struct {
 func (x Explanation) Line() string {
 	line := string(x.Code) + ": " + x.What
 	if x.Do == "" {
-		return clip(line, MaxLineBytes)
+		return Clip(line, MaxLineBytes)
 	}
-	tail := "; " + clip(x.Do, MaxLineBytes*7/10)
-	return clip(line, MaxLineBytes-len(tail)) + tail
+	tail := "; " + Clip(x.Do, MaxLineBytes*7/10)
+	return Clip(line, MaxLineBytes-len(tail)) + tail
 }
 
 // The codes of decisions and of failures to decide. Those of single artifacts
@@ -233,8 +233,8 @@ func OneLine(text string) string {
 	return b.String()
 }
 
-// clip cuts text to at most n bytes between two characters and marks the cut.
-func clip(text string, n int) string {
+// Clip cuts text to at most n bytes between two characters and marks the cut.
+func Clip(text string, n int) string {
 	const mark = "..."
 	if len(text) <= n {
 		return text

@@ -1,6 +1,7 @@
 package httpserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,18 +18,43 @@ import (
 
 	"github.com/gatehouse-project/gatehouse/executor"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/verifier"
+)
+
+// The codes of requests that are refused as a whole.
+const (
+	CodeBadRequest      verifier.Code = "BAD_REQUEST"            // 400
+	CodeForbidden       verifier.Code = "CLIENT_NOT_TRUSTED"     // 403
+	CodeNoSuchPath      verifier.Code = "NO_SUCH_PATH"           // 404
+	CodeMethod          verifier.Code = "METHOD_NOT_ALLOWED"     // 405
+	CodeRequestTooLarge verifier.Code = "REQUEST_TOO_LARGE"      // 413
+	CodeMediaType       verifier.Code = "UNSUPPORTED_MEDIA_TYPE" // 415
+	CodeNotReady        verifier.Code = "NOT_READY"              // 503
 )
 
 // requestError refuses a request as a whole.
 type requestError struct {
 	status int
+	code   verifier.Code
 	text   string
 }
 
-func (e *requestError) Error() string { return e.text }
+func (e *requestError) Error() string { return string(e.code) + ": " + e.text }
 
 func refused(status int, format string, args ...any) *requestError {
-	return &requestError{status: status, text: fmt.Sprintf(format, args...)}
+	codes := map[int]verifier.Code{
+		http.StatusForbidden:             CodeForbidden,
+		http.StatusNotFound:              CodeNoSuchPath,
+		http.StatusMethodNotAllowed:      CodeMethod,
+		http.StatusRequestEntityTooLarge: CodeRequestTooLarge,
+		http.StatusUnsupportedMediaType:  CodeMediaType,
+		http.StatusServiceUnavailable:    CodeNotReady,
+	}
+	code, ok := codes[status]
+	if !ok {
+		code = CodeBadRequest
+	}
+	return &requestError{status: status, code: code, text: fmt.Sprintf(format, args...)}
 }
 
 // readKeys reads the request's keys within the limits. The bytes of the body
@@ -46,7 +72,7 @@ func (s *Server) readKeys(ctx context.Context, w http.ResponseWriter, r *http.Re
 		size = limits.BodyBytes
 	}
 	if err := s.bodies.Acquire(ctx, size); err != nil {
-		return nil, release, refused(http.StatusServiceUnavailable, "too many requests are being read: retry")
+		return nil, release, refused(http.StatusServiceUnavailable, "too many requests are being answered: retry")
 	}
 	release = func() { s.bodies.Release(size) }
 	body, err := readBody(ctx, w, r, limits)
@@ -98,8 +124,13 @@ func parseRequest(body []byte, limits Limits) ([]string, error) {
 	if !utf8.Valid(body) {
 		return nil, refused(http.StatusBadRequest, "the body is not UTF-8")
 	}
-	var req externaldata.ProviderRequest
-	if err := json.Unmarshal(body, &req); err != nil {
+	var req request
+	req.Request.Keys.limit = limits.Keys
+	err := json.Unmarshal(body, &req)
+	if errors.Is(err, errTooManyKeys) {
+		return nil, refused(http.StatusRequestEntityTooLarge, "the request has more than %d keys (server.limits.keys)", limits.Keys)
+	}
+	if err != nil {
 		return nil, refused(http.StatusBadRequest, "the body is not a ProviderRequest in JSON: %s", clipped(err.Error()))
 	}
 	if req.Kind != "" && req.Kind != "ProviderRequest" {
@@ -108,10 +139,48 @@ func parseRequest(body []byte, limits Limits) ([]string, error) {
 	if !knownVersion(req.APIVersion) {
 		return nil, refused(http.StatusBadRequest, "the apiVersion is %q: send externaldata.gatekeeper.sh/v1beta1", clipped(req.APIVersion))
 	}
-	if n := len(req.Request.Keys); n > limits.Keys {
-		return nil, refused(http.StatusRequestEntityTooLarge, "the request has %d keys, at most %d are answered (server.limits.keys)", n, limits.Keys)
+	return req.Request.Keys.list, nil
+}
+
+// request is [externaldata.ProviderRequest] with a bound on its keys, which
+// would otherwise decode into many times the bytes of the body.
+type request struct {
+	APIVersion string                    `json:"apiVersion"`
+	Kind       externaldata.ProviderKind `json:"kind"`
+	Request    struct {
+		Keys keyList `json:"keys"`
+	} `json:"request"`
+}
+
+var errTooManyKeys = errors.New("too many keys")
+
+// keyList decodes keys one by one, up to its limit.
+type keyList struct {
+	limit int
+	list  []string
+}
+
+func (k *keyList) UnmarshalJSON(data []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	open, err := dec.Token()
+	if err != nil || open == nil {
+		return err
 	}
-	return req.Request.Keys, nil
+	if open != json.Delim('[') {
+		return errors.New("request.keys is not a list")
+	}
+	k.list = nil
+	for dec.More() {
+		if len(k.list) == k.limit {
+			return errTooManyKeys
+		}
+		var key string
+		if err := dec.Decode(&key); err != nil {
+			return err
+		}
+		k.list = append(k.list, key)
+	}
+	return nil
 }
 
 func knownVersion(version string) bool {

@@ -14,10 +14,13 @@ import (
 // and /metrics.
 func (s *Server) AdminHandler() http.Handler {
 	r := mux.NewRouter()
-	// A deadline for writing stays on the connection, so every request has one.
+	// Whoever does not read or write holds one of few connections.
 	r.Use(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(15 * time.Second)) // best effort
+			if r.ContentLength != 0 {
+				w.Header().Set("Connection", "close") // nobody waits for a body that nobody wants
+			}
 			next.ServeHTTP(w, r)
 		})
 	})

@@ -34,6 +34,9 @@ type connState struct {
 	peer     *peer
 	ordinal  int64
 	requests atomic.Int64
+	// identity is the material under which the client was last let in. The
+	// server handles one request of a connection at a time.
+	identity *identity
 }
 
 type connKey struct{}

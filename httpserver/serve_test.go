@@ -139,6 +139,48 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
+// A request that is refused before its body was read does not wait for a body
+// that may never come, nor does one to the read-only side.
+func TestRefusalDoesNotWaitForBody(t *testing.T) {
+	t.Parallel()
+	r := start(t, newServer(t, &decider{}, nil))
+	for address, head := range map[string]string{
+		r.hook:  "POST " + httpserver.VerifyPath + " HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\n",
+		r.admin: "GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
+	} {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(conn, head)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Errorf("%.20s: %v", head, err)
+			continue
+		}
+		resp.Body.Close()
+		conn.Close()
+	}
+}
+
+// A connection on which nothing was asked does not make the end an error.
+func TestDrainWithSilentConnection(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, &decider{}, func(s *httpserver.Snapshot) { s.VerifyTimeout = 50 * time.Millisecond })
+	r := start(t, s)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", r.hook)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := r.stop(); err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
+
 // Peers that leave every connection behind are asked to close, and those that
 // come back to theirs are not.
 func TestConnectionsLeftBehind(t *testing.T) {
@@ -296,12 +338,20 @@ func TestMutualTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := httpserver.New(httpserver.Options{Logger: slog.New(slog.DiscardHandler), TLS: material.Config()})
+	s := httpserver.New(httpserver.Options{Logger: slog.New(slog.DiscardHandler), TLS: material})
 	s.Swap(&httpserver.Snapshot{Decider: &decider{}, VerifyTimeout: time.Minute, Limits: httpserver.Limits{BodyBytes: 1 << 20, Keys: 10, KeyBytes: 100}})
 	r := start(t, s)
 
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(server.pem())
+	client := func(by *authority) *http.Client {
+		cert, key := by.leaf(t, clientName)
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}}}
+	}
 	try := func(by *authority, version uint16, names ...string) error {
 		conf := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, MaxVersion: version}
 		if by != nil {
@@ -332,6 +382,13 @@ func TestMutualTLS(t *testing.T) {
 	check("a stranger of its name", false, try(strangers, tls.VersionTLS13, clientName))
 	check("nobody", false, try(nil, tls.VersionTLS13))
 
+	url := "https://" + r.hook + httpserver.VerifyPath
+	kept := client(clients)
+	defer kept.CloseIdleConnections()
+	if _, _, err := call(t, kept, url, requestBody(t, "r.example/good")); err != nil {
+		t.Fatal(err)
+	}
+
 	// Half of an exchange keeps the former material; the whole of it is live
 	// for the next connection.
 	cert, key = server.leaf(t, "gatehouse.gatekeeper-system")
@@ -349,6 +406,10 @@ func TestMutualTLS(t *testing.T) {
 		t.Errorf("reload of the same: %v, %v", changed, err)
 	}
 	check("the former authority", false, try(clients, tls.VersionTLS13, clientName))
+	_, answer, err := call(t, kept, url, requestBody(t, "r.example/good"))
+	if err == nil && len(answer.Response.Items) != 0 {
+		t.Error("a connection let in by the former authority is still answered")
+	}
 	check("the present authority", true, try(strangers, tls.VersionTLS13, clientName))
 }
 

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/gatehouse-project/gatehouse/executor"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
@@ -47,7 +49,7 @@ type Snapshot struct {
 	// Generation counts the configurations that went live.
 	Generation uint64
 	// VerifyTimeout is when the last byte of an answer has left, counted from
-	// the first of the request's header.
+	// when the request's header has been read.
 	VerifyTimeout time.Duration
 	OnFailure     OnFailure
 	NamespaceFrom NamespaceFrom
@@ -85,7 +87,7 @@ const (
 // Options of a Server. Logger is required.
 type Options struct {
 	// TLS of the webhook's listener; nil serves plain HTTP.
-	TLS *tls.Config
+	TLS *TLS
 	// Connections bounds the open connections of the webhook; 0 means 1024.
 	Connections int
 	// Bodies bounds the bytes of requests that are being answered; nil means
@@ -100,8 +102,9 @@ type Options struct {
 	Detail func() map[string]any
 }
 
-// subjectsAtOnce bounds the subjects of all requests that are worked on.
-const subjectsAtOnce = 2048
+// subjectsAtOnce bounds the subjects of all requests under way, those that wait
+// for a place at their host included: about 8 KiB each.
+const subjectsAtOnce = 16 << 10
 
 // Server answers Gatekeeper and operators. Make one with New; all methods are
 // safe for concurrent use.
@@ -110,7 +113,8 @@ type Server struct {
 	live     atomic.Pointer[Snapshot]
 	draining atomic.Bool
 	bodies   *referrerstore.Budget
-	subjects chan struct{}
+	subjects *semaphore.Weighted
+	hosts    *hosts
 	peers    *peers
 	verdicts *verdicts
 	metrics  *metrics
@@ -131,7 +135,8 @@ func New(opts Options) *Server {
 	return &Server{
 		opts:     opts,
 		bodies:   opts.Bodies,
-		subjects: make(chan struct{}, subjectsAtOnce),
+		subjects: semaphore.NewWeighted(subjectsAtOnce),
+		hosts:    newHosts(),
 		peers:    newPeers(),
 		verdicts: newVerdicts(),
 		metrics:  newMetrics(opts.Registerer),
@@ -150,9 +155,9 @@ func (s *Server) Handler() http.Handler {
 	r := mux.NewRouter().SkipClean(true)
 	r.Path(VerifyPath).Methods(http.MethodPost).HandlerFunc(s.verify)
 	r.Path(VerifyPath + "/namespaces/{namespace:.*}").Methods(http.MethodPost).HandlerFunc(s.verify)
-	r.NotFoundHandler = s.refuseWith(http.StatusNotFound, "no such path: POST to "+VerifyPath)
-	r.MethodNotAllowedHandler = s.refuseWith(http.StatusMethodNotAllowed, "method not allowed: POST to "+VerifyPath)
-	return s.peers.wrap(r)
+	r.NotFoundHandler = s.refuseWith(http.StatusNotFound, "there is nothing here: POST to "+VerifyPath)
+	r.MethodNotAllowedHandler = s.refuseWith(http.StatusMethodNotAllowed, "only POST is answered")
+	return s.recovered(s.known(s.peers.wrap(r)))
 }
 
 // refuseWith answers requests that no route takes. Gatekeeper parses the body
@@ -162,8 +167,40 @@ func (s *Server) refuseWith(status int, text string) http.Handler {
 		if status == http.StatusMethodNotAllowed {
 			w.Header().Set("Allow", http.MethodPost)
 		}
-		deadline := time.Now().Add(5 * time.Second)
-		s.refuse(w, r, deadline, &requestError{status: status, text: text})
+		s.refuse(w, r, refused(status, "%s", text))
+	})
+}
+
+// recovered answers for a handler that panicked: without a systemError in the
+// body a template would take the answer for one without objections.
+func (s *Server) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if p := recover(); p != nil {
+				s.opts.Logger.Error("panic in a handler", "panic", p, "stack", string(debug.Stack()))
+				s.refuse(w, r, errPanic)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+var errPanic = errors.New("panic in a handler")
+
+// known refuses a client whose connection was let in by an authority that has
+// been exchanged since and that the present one does not vouch for.
+func (s *Server) known(next http.Handler) http.Handler {
+	if s.opts.TLS == nil {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if conn, ok := r.Context().Value(connKey{}).(*connState); ok && r.TLS != nil {
+			if err := s.opts.TLS.recheck(&conn.identity, *r.TLS); err != nil {
+				s.refuse(w, r, refused(http.StatusForbidden, "%s", clipped(err.Error())))
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -172,14 +209,14 @@ func (s *Server) refuseWith(status int, text string) http.Handler {
 // and returns when every goroutine that it started has ended.
 func (s *Server) Serve(ctx context.Context, webhook, admin net.Listener) error {
 	hook := s.httpServer(s.Handler())
-	hook.TLSConfig = s.opts.TLS
 	hook.ConnContext = s.peers.connContext
 	side := s.httpServer(s.AdminHandler())
+	side.ReadTimeout, side.IdleTimeout = 10*time.Second, 30*time.Second
 
 	group, ctx := errgroup.WithContext(ctx)
 	webhook = netutil.LimitListener(webhook, s.opts.Connections)
 	if s.opts.TLS != nil {
-		webhook = tls.NewListener(webhook, s.opts.TLS)
+		webhook = tls.NewListener(webhook, s.opts.TLS.Config())
 	}
 	group.Go(func() error { return serve(hook, webhook) })
 	group.Go(func() error { return serve(side, netutil.LimitListener(admin, 64)) })
@@ -208,13 +245,16 @@ func (s *Server) drain(servers ...*http.Server) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), wait) // the caller's has ended: that is why we drain
 	defer cancel()
-	var errs []error
 	for _, server := range servers {
 		if err := server.Shutdown(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("drain: %w", err), server.Close())
+			// Most likely a connection on which nobody has asked anything.
+			s.opts.Logger.Warn("connections closed while draining", "error", err.Error())
+			if err := server.Close(); err != nil {
+				return fmt.Errorf("drain: %w", err)
+			}
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // httpServer speaks HTTP/1.1 only, as Gatekeeper's client does: HTTP/2 would

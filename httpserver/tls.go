@@ -125,6 +125,31 @@ func (t *TLS) load(raw [3][]byte) (*identity, error) {
 	return &identity{config: config, raw: raw, notAfter: cert.Leaf.NotAfter}, nil
 }
 
+// recheck looks at a client again if the material has been exchanged since seen,
+// which is then brought up to date: a connection may outlive the authority that
+// it was let in by.
+func (t *TLS) recheck(seen **identity, state tls.ConnectionState) error {
+	live := t.live.Load()
+	if *seen == live || live.config.ClientCAs == nil {
+		return nil
+	}
+	if len(state.PeerCertificates) == 0 {
+		return errors.New("tls: the client has no certificate")
+	}
+	intermediates := x509.NewCertPool()
+	for _, cert := range state.PeerCertificates[1:] {
+		intermediates.AddCert(cert)
+	}
+	_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{
+		Roots: live.config.ClientCAs, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return fmt.Errorf("tls: the client's authority is not trusted any more: %w", err)
+	}
+	*seen = live
+	return nil
+}
+
 // checkClient pins the client's DNS names after its chain was verified.
 func (t *TLS) checkClient(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -16,9 +17,6 @@ import (
 	"github.com/gatehouse-project/gatehouse/executor"
 )
 
-// subjectsPerRequest bounds the goroutines that one request has at a time.
-const subjectsPerRequest = 256
-
 // answer is what was found for one subject of a request.
 type answer struct {
 	explanation executor.Explanation
@@ -26,17 +24,33 @@ type answer struct {
 	err         error // no verdict
 	invalid     bool  // the key can never name an image
 	done        bool
+	encoded     json.RawMessage // the value, nil where there is none
 }
 
-// batch is one request's work: one answer for each distinct subject, and for
-// each key the index of its answer. Workers write answers under mu; only the
+// batch is one request's work: one answer for each distinct subject, and each
+// key with the index of its answer. Workers write answers under mu; only the
 // handler writes the response.
 type batch struct {
-	keys  []string
-	index []int
+	live  *Snapshot
+	trace string
+	start time.Time
+	keys  []keyed
 
-	mu      sync.Mutex // guards the fields that follow it
+	mu      sync.Mutex // guards the field that follows it
 	answers []answer
+}
+
+// keyed is a key with the index of its answer.
+type keyed struct {
+	key  string
+	slot int
+}
+
+// job is a subject to decide on and where its answer goes.
+type job struct {
+	slot int
+	key  string
+	req  executor.Request
 }
 
 // verify answers POST /ratify/gatekeeper/v1/verify.
@@ -44,7 +58,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	live := s.live.Load()
 	if live == nil {
-		s.refuse(w, r, start.Add(time.Second), refused(http.StatusServiceUnavailable, "gatehouse is starting: retry"))
+		s.refuse(w, r, refused(http.StatusServiceUnavailable, "gatehouse is starting: retry"))
 		return
 	}
 	deadline := start.Add(live.VerifyTimeout)
@@ -55,19 +69,20 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 
 	namespace, err := pathNamespace(mux.Vars(r), live.NamespaceFrom)
 	if err != nil {
-		s.refuse(w, r, deadline, err)
+		s.refuse(w, r, err)
 		return
 	}
 	keys, release, err := s.readKeys(ctx, w, r, live.Limits)
 	defer release()
 	if err != nil {
-		s.refuse(w, r, deadline, err)
+		s.refuse(w, r, err)
 		return
 	}
-	trace := newTraceID()
-	b, jobs := plan(keys, live, namespace)
-	s.run(ctx, live.Decider, b, jobs)
-	s.respond(w, deadline, live, b.finished(ctx), keysOf(b), trace, start)
+	b, jobs := plan(keys, live, namespace, start)
+	s.run(ctx, b, jobs)
+	answers := b.finished(ctx)
+	s.respond(w, deadline, b, answers)
+	s.record(b, answers, time.Since(start))
 }
 
 // writeMargin is kept back from the deadline to encode and send the answer.
@@ -81,33 +96,29 @@ func newTraceID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// job is a subject to decide on and where its answer goes.
-type job struct {
-	slot int
-	req  executor.Request
-}
-
 // plan parses the keys and gives every distinct subject one slot. Keys that
 // can never be valid are answered here.
-func plan(keys []string, live *Snapshot, namespace string) (*batch, []job) {
-	b := &batch{keys: keys, index: make([]int, len(keys))}
+func plan(keys []string, live *Snapshot, namespace string, start time.Time) (*batch, []job) {
+	b := &batch{live: live, trace: newTraceID(), start: start, keys: make([]keyed, len(keys))}
 	slots := make(map[executor.Request]int, len(keys))
 	var jobs []job
 	for i, key := range keys {
 		req, err := parseKey(key, live.NamespaceFrom, namespace, live.Limits)
 		if err != nil {
-			b.index[i] = len(b.answers)
-			b.answers = append(b.answers, answer{explanation: executor.ExplainInvalidKey(err), invalid: true, done: true})
+			b.keys[i] = keyed{key, len(b.answers)}
+			a := answer{explanation: executor.ExplainInvalidKey(err), invalid: true, done: true}
+			a.encoded = b.encode(&a, key)
+			b.answers = append(b.answers, a)
 			continue
 		}
 		slot, known := slots[req]
 		if !known {
 			slot = len(b.answers)
 			slots[req] = slot
-			b.answers = append(b.answers, answer{})
-			jobs = append(jobs, job{slot, req})
+			b.answers = append(b.answers, answer{result: executor.Result{Request: req}})
+			jobs = append(jobs, job{slot, key, req})
 		}
-		b.index[i] = slot
+		b.keys[i] = keyed{key, slot}
 	}
 	return b, jobs
 }
@@ -115,21 +126,20 @@ func plan(keys []string, live *Snapshot, namespace string) (*batch, []job) {
 // run decides on all subjects at once, as far as the bounds allow, and returns
 // when all are done or ctx ends. What is late then belongs to the server's
 // wait group and may still write to the batch, which nobody reads any more.
-func (s *Server) run(ctx context.Context, decider Decider, b *batch, jobs []job) {
-	if len(jobs) == 0 {
+func (s *Server) run(ctx context.Context, b *batch, jobs []job) {
+	n := int64(min(len(jobs), subjectsAtOnce))
+	if n == 0 || s.subjects.Acquire(ctx, n) != nil {
 		return
 	}
 	done := make(chan struct{})
 	s.workers.Go(func() {
 		defer close(done)
+		defer s.subjects.Release(n)
 		var group errgroup.Group
-		group.SetLimit(subjectsPerRequest)
+		group.SetLimit(int(n))
 		for _, j := range jobs {
-			if ctx.Err() != nil {
-				break
-			}
 			group.Go(func() error {
-				s.decide(ctx, decider, b, j)
+				s.decide(ctx, b, j)
 				return nil
 			})
 		}
@@ -141,18 +151,28 @@ func (s *Server) run(ctx context.Context, decider Decider, b *batch, jobs []job)
 	}
 }
 
-func (s *Server) decide(ctx context.Context, decider Decider, b *batch, j job) {
-	select {
-	case s.subjects <- struct{}{}:
-		defer func() { <-s.subjects }()
-	case <-ctx.Done():
+// decide fills one answer, encoded, so that nothing but writing is left to do
+// when the deadline comes.
+func (s *Server) decide(ctx context.Context, b *batch, j job) {
+	leave := s.hosts.enter(ctx, j.req.Reference.Registry)
+	if leave == nil {
 		return
 	}
-	result, err := decider.Verify(ctx, j.req)
+	defer leave()
+	result, err := b.live.Decider.Verify(ctx, j.req)
 	a := answer{result: result, err: err, explanation: executor.Explain(result, err), done: true}
+	a.encoded = b.encode(&a, j.key)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.answers[j.slot] = a
+}
+
+// encode makes an answer's value, nil where the lack of a verdict is none.
+func (b *batch) encode(a *answer, key string) json.RawMessage {
+	if a.err != nil && b.live.OnFailure == FailureIsSystemError {
+		return nil
+	}
+	return encodeValue(a, key, b.trace, time.Now(), maxAnswerBytes/max(len(b.keys), 1))
 }
 
 // finished takes the answers as they stand; subjects that were not decided in
@@ -161,52 +181,46 @@ func (b *batch) finished(ctx context.Context) []answer {
 	b.mu.Lock()
 	answers := append([]answer(nil), b.answers...)
 	b.mu.Unlock()
-	for i := range answers {
-		if !answers[i].done {
-			answers[i].err = context.Cause(ctx)
-			answers[i].explanation = executor.Explanation{
-				Code: executor.CodeDeadline,
-				What: "no verdict in time",
-				Do:   "retry",
-			}
+	for _, k := range b.keys {
+		a := &answers[k.slot]
+		if a.done {
+			continue
 		}
+		a.done, a.err = true, context.Cause(ctx)
+		a.explanation = executor.Explain(a.result, a.err)
+		a.encoded = b.encode(a, k.key)
 	}
 	return answers
 }
 
-// keyed is a key with its answer.
-type keyed struct {
-	key  string
-	slot int
-}
-
-func keysOf(b *batch) []keyed {
-	out := make([]keyed, len(b.keys))
-	for i, key := range b.keys {
-		out[i] = keyed{key, b.index[i]}
-	}
-	return out
-}
-
-// respond writes the one answer of a well-formed request.
-func (s *Server) respond(w http.ResponseWriter, deadline time.Time, live *Snapshot, answers []answer, keys []keyed, trace string, start time.Time) {
-	body, err := encodeResponse(keys, answers, live.OnFailure, trace, time.Now())
+// respond writes the one answer of a well-formed request. What is held until a
+// slow client has read it counts with the bodies of requests.
+func (s *Server) respond(w http.ResponseWriter, deadline time.Time, b *batch, answers []answer) {
+	body, err := encodeResponse(b.keys, answers)
 	if err != nil {
-		s.opts.Logger.Error("encode the response", "error", err, "trace_id", trace)
-		body = encodeSystemError("INTERNAL_ERROR: the answer could not be encoded; see the log of gatehouse")
+		s.opts.Logger.Error("encode the response", "error", err, "trace_id", b.trace)
+		body = encodeSystemError(string(executor.CodeInternalError) + ": the answer could not be encoded; see the log of gatehouse")
+	}
+	if held := int64(len(body)); s.bodies.TryAcquire(held) {
+		defer s.bodies.Release(held)
+	} else {
+		body = encodeSystemError(string(executor.CodeBusy) + ": too many requests are being answered; retry")
 	}
 	s.write(w, http.StatusOK, deadline, body)
-	s.record(keys, answers, trace, time.Since(start))
 }
 
-// refuse answers a request that is not well-formed.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, deadline time.Time, err error) {
-	status, text := http.StatusInternalServerError, "internal error"
-	if request, ok := errors.AsType[*requestError](err); ok {
-		status, text = request.status, request.text
+// refuse answers a request that is not well-formed and closes its connection:
+// the rest of it may never come, and the server would wait for it.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	status, text := http.StatusInternalServerError, string(executor.CodeInternalError)+": internal error"
+	if refusal, ok := errors.AsType[*requestError](err); ok {
+		status, text = refusal.status, refusal.Error()
 	}
 	s.metrics.requests.WithLabelValues(statusLabel(status)).Inc()
 	s.opts.Logger.Info("request refused", "status", status, "reason", text, "peer", r.RemoteAddr)
+	w.Header().Set("Connection", "close")
+	deadline := time.Now().Add(time.Second)
+	_ = http.NewResponseController(w).SetReadDeadline(deadline) // best effort: it is closed anyway
 	s.write(w, status, deadline, encodeSystemError(text))
 }
 
@@ -223,21 +237,20 @@ func (s *Server) write(w http.ResponseWriter, status int, deadline time.Time, bo
 
 // record counts and logs one line for the request and one for each verdict
 // that is not what it was last time.
-func (s *Server) record(keys []keyed, answers []answer, trace string, elapsed time.Duration) {
+func (s *Server) record(b *batch, answers []answer, elapsed time.Duration) {
 	counts := map[executor.Decision]int{}
-	for _, k := range keys {
-		a := answers[k.slot]
-		decision := a.decision()
+	for _, k := range b.keys {
+		decision := answers[k.slot].decision()
 		counts[decision]++
 		s.metrics.keys.WithLabelValues(decision.String()).Inc()
 	}
 	s.metrics.requests.WithLabelValues(statusLabel(http.StatusOK)).Inc()
 	s.metrics.duration.Observe(elapsed.Seconds())
-	s.opts.Logger.Info("request", "trace_id", trace, "keys", len(keys), "subjects", len(answers),
+	s.opts.Logger.Info("request", "trace_id", b.trace, "keys", len(b.keys), "subjects", len(answers),
 		"allowed", counts[executor.Allowed], "denied", counts[executor.Denied], "undecided", counts[executor.Undecided],
 		"duration_ms", elapsed.Milliseconds())
 	for i := range answers {
-		s.logVerdict(&answers[i], trace)
+		s.logVerdict(&answers[i], b.trace)
 	}
 }
 
@@ -253,7 +266,7 @@ func (a *answer) decision() executor.Decision {
 }
 
 func (s *Server) logVerdict(a *answer, trace string) {
-	if a.invalid || !a.done || !s.verdicts.changed(a.result.Request, a.decision(), a.explanation.Code) {
+	if a.invalid || !s.verdicts.changed(a.result.Request, a.decision(), a.explanation.Code) {
 		return
 	}
 	level := slog.LevelInfo

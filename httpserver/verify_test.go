@@ -197,7 +197,7 @@ func TestRefusedRequests(t *testing.T) {
 		{"wrong version", "POST", httpserver.VerifyPath, "application/json", `{"apiVersion":"externaldata.gatekeeper.sh/v9"}`, 400, "v1beta1"},
 		{"empty", "POST", httpserver.VerifyPath, "application/json", ``, 400, "ProviderRequest in JSON"},
 		{"10 MB", "POST", httpserver.VerifyPath, "application/json", strings.Repeat("x", 10<<20), 413, "bodyBytes"},
-		{"100,000 keys", "POST", httpserver.VerifyPath, "application/json", many, 413, "1000 are answered"},
+		{"100,000 keys", "POST", httpserver.VerifyPath, "application/json", many, 413, "1000 keys"},
 		{"form", "POST", httpserver.VerifyPath, "application/x-www-form-urlencoded", `{}`, 415, "application/json"},
 		{"odd type", "POST", httpserver.VerifyPath, ";;", `{}`, 415, "application/json"},
 		{"GET", "GET", httpserver.VerifyPath, "", ``, 405, "POST"},
@@ -219,6 +219,24 @@ func TestRefusedRequests(t *testing.T) {
 				t.Errorf("a refused request was worked on: %+v", response)
 			}
 		})
+	}
+}
+
+// Keys on a registry that hangs, however many, take no place from those of
+// another.
+func TestHangingHostTakesNoPlace(t *testing.T) {
+	t.Parallel()
+	h := newServer(t, &decider{}, func(s *httpserver.Snapshot) { s.VerifyTimeout = 400 * time.Millisecond }).Handler()
+	keys := make([]string, 0, 801)
+	for i := range 800 {
+		keys = append(keys, fmt.Sprintf("hanging.example/%d/hang", i))
+	}
+	_, response, _ := post(t, h, httpserver.VerifyPath, append(keys, "r.example/good")...)
+	if len(response.Response.Items) != 1 || response.Response.Items[0].Key != "r.example/good" {
+		t.Errorf("items %+v", response.Response.Items)
+	}
+	if !strings.Contains(response.Response.SystemError, "DEADLINE_EXCEEDED") {
+		t.Errorf("systemError %.200q", response.Response.SystemError)
 	}
 }
 

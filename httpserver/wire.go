@@ -18,6 +18,14 @@ const (
 	reportVersion = "0.2.0"
 	// maxSystemError bounds the text that names what was left out.
 	maxSystemError = 16 << 10
+	// maxAnswerBytes bounds the values of one answer; each key has an equal
+	// share. Gatekeeper keeps values for minutes in caches without a bound.
+	maxAnswerBytes = 4 << 20
+	// maxReports is how many artifacts' reports a value tells of.
+	maxReports = 16
+	// maxFactBytes bounds one extension, warning or type in a report.
+	maxFactBytes = 256
+	maxWarnings  = 4
 )
 
 // value is the verdict on one key in the report shape 0.2.0 of Ratify. Its
@@ -43,8 +51,8 @@ type value struct {
 // two. In a value that is no success, therefore, no report is one either; what
 // came of the artifact itself is in the extension "outcome".
 //
-// nestedResults is left out where there are none: the shipped template that
-// reads it takes an empty list for one in which a signature is missing.
+// There is no nestedResults: the shipped template that reads it takes an empty
+// list for one in which a signature is missing.
 type report struct {
 	Subject         string            `json:"subject"`
 	IsSuccess       bool              `json:"isSuccess"`
@@ -58,7 +66,6 @@ type report struct {
 	ErrorReason     string            `json:"errorReason"`
 	Remediation     string            `json:"remediation"`
 	Extensions      map[string]string `json:"extensions"`
-	NestedResults   []report          `json:"nestedResults,omitempty"`
 }
 
 // policyType marks the report that speaks for the whole decision rather than
@@ -67,24 +74,16 @@ const policyType = "policy"
 
 // encodeResponse makes the answer to a well-formed request: an item for each
 // key in its order, and what was left out in systemError.
-func encodeResponse(keys []keyed, answers []answer, onFailure OnFailure, trace string, now time.Time) ([]byte, error) {
-	encoded := make([]json.RawMessage, len(answers))
+func encodeResponse(keys []keyed, answers []answer) ([]byte, error) {
 	response := externaldata.Response{Items: make([]externaldata.Item, 0, len(keys))}
 	left := &leftOut{}
 	for _, k := range keys {
 		a := &answers[k.slot]
-		if a.err != nil && onFailure == FailureIsSystemError {
+		if a.encoded == nil {
 			left.add(a.explanation, k.key)
 			continue
 		}
-		if encoded[k.slot] == nil {
-			raw, err := json.Marshal(valueOf(a, k.key, trace, now))
-			if err != nil {
-				return nil, fmt.Errorf("encode the verdict: %w", err)
-			}
-			encoded[k.slot] = raw
-		}
-		response.Items = append(response.Items, externaldata.Item{Key: k.key, Value: encoded[k.slot]})
+		response.Items = append(response.Items, externaldata.Item{Key: k.key, Value: a.encoded})
 	}
 	response.SystemError = left.String()
 	return encode(response)
@@ -107,7 +106,23 @@ func encodeSystemError(text string) []byte {
 	return body
 }
 
-func valueOf(a *answer, key, trace string, now time.Time) value {
+// encodeValue makes the verdict on one key. Where its reports have more bytes
+// than they may, fewer of them are told; nil says that it could not be encoded,
+// and stands for no verdict.
+func encodeValue(a *answer, key, trace string, now time.Time, most int) json.RawMessage {
+	for _, n := range []int{maxReports, 0} {
+		raw, err := json.Marshal(valueOf(a, key, trace, now, n))
+		if err != nil {
+			return nil
+		}
+		if len(raw) <= most || n == 0 {
+			return raw
+		}
+	}
+	return nil
+}
+
+func valueOf(a *answer, key, trace string, now time.Time, reports int) value {
 	success := a.err == nil && !a.invalid && a.result.Decision == executor.Allowed
 	v := value{
 		Version:         reportVersion,
@@ -122,10 +137,42 @@ func valueOf(a *answer, key, trace string, now time.Time) value {
 	if !success || a.result.Exemption != nil {
 		v.VerifierReports = append(v.VerifierReports, policyReport(a, key, success))
 	}
-	for _, r := range a.result.Reports {
+	for _, r := range telling(a.result.Reports, reports) {
 		v.VerifierReports = append(v.VerifierReports, artifactReport(a, r, success))
 	}
 	return v
+}
+
+// telling picks the reports that a value has room for: the first of each
+// verifier and outcome, so that no template misses a kind of judgement that
+// there was, and then the others in their order up to a number of n.
+func telling(reports []verifier.Report, n int) []verifier.Report {
+	if len(reports) <= n {
+		return reports
+	}
+	type kind struct {
+		verifier string
+		outcome  verifier.Outcome
+	}
+	seen := make(map[kind]bool)
+	first := make([]bool, len(reports))
+	for i, r := range reports {
+		k := kind{r.Verifier, r.Outcome}
+		first[i] = !seen[k]
+		seen[k] = true
+	}
+	room := n - len(seen)
+	var told []verifier.Report
+	for i, r := range reports {
+		if !first[i] && room <= 0 {
+			continue
+		}
+		if !first[i] {
+			room--
+		}
+		told = append(told, r)
+	}
+	return told
 }
 
 func policyReport(a *answer, key string, success bool) report {
@@ -138,7 +185,7 @@ func policyReport(a *answer, key string, success bool) report {
 		Extensions: map[string]string{},
 	}
 	if !success {
-		r.ErrorReason, r.Remediation = string(a.explanation.Code), a.explanation.Do
+		r.ErrorReason, r.Remediation = string(a.explanation.Code), executor.Clip(a.explanation.Do, maxFactBytes)
 	}
 	r.VerifierName, r.VerifierType = r.Name, r.Type
 	return r
@@ -154,22 +201,24 @@ func artifactReport(a *answer, of verifier.Report, success bool) report {
 		Type:            of.Type,
 		VerifierType:    of.Type,
 		ReferenceDigest: of.Artifact.Digest.String(),
-		ArtifactType:    executor.OneLine(of.Artifact.ArtifactType),
+		ArtifactType:    fact(of.Artifact.ArtifactType),
 		Message:         x.Line(),
 		Extensions:      make(map[string]string, len(of.Extensions)+1),
 	}
 	for name, text := range of.Extensions {
-		r.Extensions[name] = executor.OneLine(text)
+		r.Extensions[name] = fact(text)
 	}
-	for i, warning := range of.Warnings {
-		r.Extensions[fmt.Sprintf("warning%d", i+1)] = executor.OneLine(warning)
+	for i, warning := range of.Warnings[:min(len(of.Warnings), maxWarnings)] {
+		r.Extensions[fmt.Sprintf("warning%d", i+1)] = fact(warning)
 	}
 	r.Extensions["outcome"] = of.Outcome.String()
 	if of.Outcome != verifier.Passed {
-		r.ErrorReason, r.Remediation = string(x.Code), x.Do
+		r.ErrorReason, r.Remediation = string(x.Code), executor.Clip(x.Do, maxFactBytes)
 	}
 	return r
 }
+
+func fact(text string) string { return executor.Clip(executor.OneLine(text), maxFactBytes) }
 
 func subjectOf(a *answer, key string) string {
 	switch {

@@ -7,6 +7,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,11 +101,21 @@ func outcomes(t *testing.T) ([]keyed, []answer) {
 
 var someTime = time.Date(2026, 11, 21, 12, 0, 0, 123456789, time.UTC)
 
+func encoded(keys []keyed, answers []answer, mode OnFailure) []answer {
+	answers = append([]answer(nil), answers...)
+	for _, k := range keys {
+		if a := &answers[k.slot]; a.err == nil || mode == FailureIsValue {
+			a.encoded = encodeValue(a, k.key, "00112233445566778899aabbccddeeff", someTime, maxAnswerBytes)
+		}
+	}
+	return answers
+}
+
 func TestGoldenResponses(t *testing.T) {
 	t.Parallel()
 	keys, answers := outcomes(t)
 	for name, mode := range map[string]OnFailure{"systemerror.json": FailureIsSystemError, "value.json": FailureIsValue} {
-		body, err := encodeResponse(keys, answers, mode, "00112233445566778899aabbccddeeff", someTime)
+		body, err := encodeResponse(keys, encoded(keys, answers, mode))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +129,7 @@ func TestGoldenResponses(t *testing.T) {
 func TestNothingIsNullOrMissing(t *testing.T) {
 	t.Parallel()
 	keys, answers := outcomes(t)
-	body, err := encodeResponse(keys, answers, FailureIsValue, "trace", someTime)
+	body, err := encodeResponse(keys, encoded(keys, answers, FailureIsValue))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,6 +165,49 @@ func present(t *testing.T, key string, object map[string]any, fields ...string) 
 	}
 }
 
+// However many artifacts and however long their texts, a value has a bound,
+// and one report of each kind of judgement is in it.
+func TestValuesAreBounded(t *testing.T) {
+	t.Parallel()
+	_, answers := outcomes(t)
+	a := answers[0]
+	long := strings.Repeat("x", 10_000)
+	report := a.result.Reports[0]
+	report.Reason = verifier.Reason{Code: "C", What: long, Do: long}
+	report.Extensions = map[string]string{"Issuer": long, "SN": long}
+	report.Warnings = []string{long, long, long, long, long, long}
+	report.Artifact.ArtifactType = long
+	a.result.Reports = nil
+	for i := range 100 {
+		r := report
+		r.Outcome = verifier.Failed
+		if i == 97 {
+			r.Outcome = verifier.Passed
+		}
+		if i == 98 {
+			r.Outcome = verifier.Inconclusive
+		}
+		a.result.Reports = append(a.result.Reports, r)
+	}
+	for most, reports := range map[int]int{maxAnswerBytes: maxReports, 1000: 3} {
+		raw := encodeValue(&a, "key", "trace", someTime, most)
+		if len(raw) > maxReports*12*maxFactBytes+1000 {
+			t.Errorf("%d bytes", len(raw))
+		}
+		var v value
+		if err := json.Unmarshal(raw, &v); err != nil {
+			t.Fatal(err)
+		}
+		kinds := map[string]int{}
+		for _, r := range v.VerifierReports {
+			kinds[r.Extensions["outcome"]]++
+		}
+		if len(v.VerifierReports) != reports || kinds["passed"] != 1 || kinds["failed"] == 0 || kinds["inconclusive"] != 1 {
+			t.Errorf("at most %d bytes: %d reports, %v", most, len(v.VerifierReports), kinds)
+		}
+	}
+}
+
 // What was left out is named within a bound, and nothing is left out unsaid.
 func TestSystemErrorIsBounded(t *testing.T) {
 	t.Parallel()
@@ -179,6 +234,10 @@ func FuzzParseRequest(f *testing.F) {
 		keys, err := parseRequest(body, limits)
 		if err == nil && len(keys) > limits.Keys {
 			t.Fatalf("%d keys", len(keys))
+		}
+		var req externaldata.ProviderRequest
+		if plain := json.Unmarshal(body, &req); err == nil && (plain != nil || !slices.Equal(req.Request.Keys, keys)) {
+			t.Fatalf("Gatekeeper's own type reads %q, %v; we read %q", req.Request.Keys, plain, keys)
 		}
 	})
 }
