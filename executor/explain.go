@@ -92,7 +92,7 @@ func ExplainReport(r verifier.Report) Explanation {
 func explainResult(r Result) Explanation {
 	switch {
 	case r.Decision == Allowed && r.Exemption != nil:
-		return Explanation{Code: CodeExempted, What: fmt.Sprintf("rule %q allows without proof until %s: %s", r.Rule, r.Exemption.Until.UTC().Format(time.DateOnly), r.Exemption.Reason)}
+		return Explanation{Code: CodeExempted, What: fmt.Sprintf("rule %q allows without proof through %s: %s", r.Rule, r.Exemption.lastDay(), r.Exemption.Reason)}
 	case r.Decision == Allowed:
 		return Explanation{Code: CodeAllowed, What: fmt.Sprintf("rule %q is met", r.Rule)}
 	default:
@@ -109,7 +109,7 @@ func explainDenial(r Result) Explanation {
 	case errors.Is(why, ErrNoStore):
 		return Explanation{Code: CodeNoStore, What: "no store serves " + r.Request.Reference.Registry, Do: "add the host to stores[].hosts"}
 	case errors.Is(why, ErrExemptionEnded):
-		return Explanation{Code: CodeExemptionEnded, What: fmt.Sprintf("the exemption of rule %q ended on %s", r.Rule, r.Exemption.Until.UTC().Format(time.DateOnly)), Do: "sign the image or renew the exemption"}
+		return Explanation{Code: CodeExemptionEnded, What: fmt.Sprintf("the exemption of rule %q ended with %s", r.Rule, r.Exemption.lastDay()), Do: "sign the image or renew the exemption"}
 	case errors.Is(why, referrerstore.ErrNotFound):
 		return Explanation{Code: CodeSubjectNotFound, What: "the registry has no image " + r.Request.Reference.String(), Do: "check the name, tag or digest"}
 	case errors.Is(why, referrerstore.ErrTooManyReferrers):
@@ -159,6 +159,8 @@ func explainError(r Result, err error) Explanation {
 		return refused(host, err)
 	case errors.Is(err, referrerstore.ErrAuthDenied):
 		return Explanation{Code: CodeAuthDenied, What: host + " denied access to " + r.Request.Reference.Repository, Do: "check stores[].credentials for this host"}
+	case errors.Is(err, referrerstore.ErrTooManyReferrers):
+		return Explanation{Code: CodeTooManyReferrers, What: "more artifacts refer to the image than are looked at", Do: "remove artifacts that are not needed"}
 	case errors.Is(err, referrerstore.ErrBusy):
 		return Explanation{Code: CodeBusy, What: "too many bytes from registries are held at once", Do: "retry, or raise server.limits.inFlightBytes"}
 	case errors.Is(err, referrerstore.ErrDigestMismatch):

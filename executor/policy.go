@@ -36,6 +36,11 @@ type Exemption struct {
 	Until time.Time
 }
 
+// lastDay is the last day, in UTC, on which the exemption holds at all.
+func (e *Exemption) lastDay() string {
+	return e.Until.Add(-time.Nanosecond).UTC().Format(time.DateOnly)
+}
+
 // Requirement decides on reports as they arrive. It is pure: the same evidence
 // gives the same decision. It must be monotone in doubt: replacing a Passed
 // report by an Inconclusive one never turns a decision into Allowed.

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -53,35 +56,75 @@ type surroundings struct {
 	registerer prometheus.Registerer
 }
 
-// kind builds a component of one type from its entry in the configuration.
+// kind builds components of one type from their entries in the configuration.
 type kind[T any] struct {
 	options any // zero options, for the schema
-	build   func(context.Context, config.Component, surroundings) (T, error)
+	read    func(config.Component) (entry[T], error)
 }
+
+// entry is a component whose options were read.
+type entry[T any] struct {
+	// held is what it keeps in memory beside the budget it is given.
+	held  int64
+	build func(context.Context, surroundings) (T, error)
+}
+
+// holder is implemented by options of components that keep or read bytes
+// beside the budget.
+type holder interface{ HeldBytes() int64 }
 
 func newKind[O, T any](build func(context.Context, string, O, surroundings) (T, error)) kind[T] {
 	var zero O
-	return kind[T]{options: zero, build: func(ctx context.Context, c config.Component, with surroundings) (T, error) {
+	return kind[T]{options: zero, read: func(c config.Component) (entry[T], error) {
 		var options O
-		var none T
 		if err := c.Decode(&options); err != nil {
-			return none, err
+			return entry[T]{}, err
 		}
-		built, err := build(ctx, c.Name, options, with)
-		if err != nil {
-			return none, c.Pos.At(err)
+		e := entry[T]{build: func(ctx context.Context, with surroundings) (T, error) {
+			built, err := build(ctx, c.Name, options, with)
+			return built, c.Pos.At(err)
+		}}
+		if holds, ok := any(options).(holder); ok {
+			e.held = holds.HeldBytes()
 		}
-		return built, nil
+		return e, nil
 	}}
 }
 
-func buildComponent[T any](ctx context.Context, kinds map[string]kind[T], c config.Component, with surroundings) (T, error) {
-	k, ok := kinds[c.Type]
-	if !ok {
-		var none T
-		return none, c.Pos.At(fmt.Errorf("type %q is none of %v", c.Type, names(kinds)))
+// readComponents decodes the options of all entries, each by its type.
+func readComponents[T any](kinds map[string]kind[T], components []config.Component) ([]entry[T], error) {
+	entries := make([]entry[T], len(components))
+	var errs []error
+	for i, c := range components {
+		k, ok := kinds[c.Type]
+		if !ok {
+			errs = append(errs, c.Pos.At(fmt.Errorf("type %q is none of %v", c.Type, names(kinds))))
+			continue
+		}
+		e, err := k.read(c)
+		entries[i] = e
+		errs = append(errs, err)
 	}
-	return k.build(ctx, c, with)
+	return entries, errors.Join(errs...)
+}
+
+// buildComponents builds all that can be built; the error joins what cannot.
+func buildComponents[T any](ctx context.Context, entries []entry[T], with surroundings) ([]T, error) {
+	var built []T
+	var errs []error
+	for _, e := range entries {
+		t, err := e.build(ctx, with)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		built = append(built, t)
+	}
+	return built, errors.Join(errs...)
+}
+
+func names[T any](kinds map[string]T) []string {
+	return slices.Sorted(maps.Keys(kinds))
 }
 
 func newORAS(ctx context.Context, name string, opts oras.Options, with surroundings) (store, error) {

@@ -26,11 +26,14 @@ func validateCommand(std stdio) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l, err := build(cmd.Context(), cfg, slog.New(slog.DiscardHandler))
+			l, err := build(cmd.Context(), cfg, slog.New(slog.DiscardHandler), nil)
 			if err != nil {
 				return err
 			}
 			defer l.close()
+			if _, err := loadTLS(cfg); err != nil {
+				return err
+			}
 			for _, warning := range cfg.Warnings {
 				fmt.Fprintf(std.err, "warning: %v\n", warning)
 			}

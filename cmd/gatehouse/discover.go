@@ -138,7 +138,7 @@ func (d *discovery) referrers(ctx context.Context, subject referrerstore.Subject
 				continue
 			}
 			if d.left == 0 {
-				return found, errors.New("the tree is cut: it has too many artifacts")
+				return found, fmt.Errorf("%w: the tree is cut at %d", referrerstore.ErrTooManyReferrers, maxDiscovered)
 			}
 			d.left--
 			seen[r.Digest] = true

@@ -67,18 +67,12 @@ func newGate(ctx context.Context, path string, logger *slog.Logger, opts gateOpt
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Server.TLS != nil {
-		t := cfg.Server.TLS
-		g.tls, err = httpserver.NewTLS(httpserver.TLSOptions{
-			Certificate: cfg.Path(t.Certificate), Key: cfg.Path(t.Key), ClientCA: cfg.Path(t.ClientCA),
-			ClientNames: t.ClientNames, InsecureAnyClient: t.InsecureAnyClient,
-		})
-		if err != nil {
-			return nil, cfg.At("server.tls", err)
-		}
+	if g.tls, err = loadTLS(cfg); err != nil {
+		return nil, err
 	}
 	g.server = httpserver.New(g.serverOptions(cfg))
-	g.ctx, g.cancel = context.WithCancel(ctx)
+	// Requests that are under way when ctx ends are still answered.
+	g.ctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := g.load(cfg); err != nil {
 		g.cancel()
 		return nil, err
@@ -95,8 +89,22 @@ func (g *gate) read() (*config.Config, error) {
 	return config.Parse(g.path, data)
 }
 
+// loadTLS reads the server's identity, nil for plain HTTP.
+func loadTLS(cfg *config.Config) (*httpserver.TLS, error) {
+	t := cfg.Server.TLS
+	if t == nil {
+		return nil, nil
+	}
+	material, err := httpserver.NewTLS(httpserver.TLSOptions{
+		Certificate: cfg.Path(t.Certificate), Key: cfg.Path(t.Key), ClientCA: cfg.Path(t.ClientCA),
+		ClientNames: t.ClientNames, InsecureAnyClient: t.InsecureAnyClient,
+	})
+	return material, cfg.At("server.tls", err)
+}
+
 func (g *gate) serverOptions(cfg *config.Config) httpserver.Options {
-	opts := httpserver.Options{
+	return httpserver.Options{
+		TLS:         g.tls,
 		Connections: cfg.Server.Limits.Connections,
 		Bodies:      referrerstore.NewBudget(cfg.Server.Limits.InFlightBytes / bodiesShare),
 		Logger:      g.logger,
@@ -104,10 +112,6 @@ func (g *gate) serverOptions(cfg *config.Config) httpserver.Options {
 		Gatherer:    prometheus.GathererFunc(g.gather),
 		Detail:      g.detail,
 	}
-	if g.tls != nil {
-		opts.TLS = g.tls.Config()
-	}
-	return opts
 }
 
 func newGateMetrics() gateMetrics {
@@ -143,7 +147,6 @@ func (g *gate) current() *live { return g.live.Load() }
 func (g *gate) load(cfg *config.Config) error {
 	next, err := g.attempt(cfg)
 	if err != nil {
-		g.refuse(err, cfg.Files())
 		return err
 	}
 	g.mu.Lock()
@@ -169,8 +172,18 @@ func (g *gate) attempt(cfg *config.Config) (*live, error) {
 			return nil, err
 		}
 	}
-	return build(g.ctx, cfg, g.logger)
+	// What is read now is older than what build reads: a change between the
+	// two is found by the watch.
+	for _, file := range cfg.Files() {
+		if file != g.path {
+			_, _ = g.seen.ReadFile(file, maxWatchedBytes) // build says what is wrong with it
+		}
+	}
+	return build(g.ctx, cfg, g.logger, g.live.Load())
 }
+
+// maxWatchedBytes bounds what is read of a file only to see that it changed.
+const maxWatchedBytes = 16 << 20
 
 // needsRestart refuses changes that a running process cannot make, rather than
 // ignore them.
@@ -285,32 +298,43 @@ func (g *gate) files() []string {
 // reload reads everything anew. What cannot be read or is not valid is told,
 // and the former state stays.
 func (g *gate) reload() {
-	if g.tls != nil {
-		if changed, err := g.tls.Reload(); err != nil {
-			g.logger.Error("the former certificate stays", "error", err.Error())
-		} else if changed {
-			g.logger.Info("certificate exchanged", "not_after", g.tls.NotAfter())
-		}
-	}
+	tlsErr := g.reloadTLS()
 	cfg, err := g.read()
-	if err == nil {
-		err = g.load(cfg)
-	} else {
-		g.refuse(err, nil)
-	}
 	if err != nil {
-		g.logger.Error("the former configuration stays", "error", err.Error())
+		g.refuse(errors.Join(tlsErr, err), nil)
+		return
+	}
+	if err := g.load(cfg); err != nil {
+		g.refuse(errors.Join(tlsErr, err), cfg.Files())
 		return
 	}
 	g.logger.Info("configuration live", "generation", g.generation)
+	if tlsErr != nil {
+		g.refuse(tlsErr, nil)
+	}
 }
 
+func (g *gate) reloadTLS() error {
+	if g.tls == nil {
+		return nil
+	}
+	changed, err := g.tls.Reload()
+	if changed {
+		g.logger.Info("certificate exchanged", "not_after", g.tls.NotAfter())
+		g.metrics.certificate.WithLabelValues("server").Set(float64(g.tls.NotAfter().Unix()))
+	}
+	return err
+}
+
+// refuse keeps the former state and says why, in log, metrics and readiness.
+// The files are those that may yet make the refused configuration valid.
 func (g *gate) refuse(err error, files []string) {
 	g.mu.Lock()
 	g.refusal, g.candidate = err, files
 	g.mu.Unlock()
 	g.metrics.reloads.WithLabelValues("refused").Inc()
 	g.metrics.current.Set(0)
+	g.logger.Error("the former state stays", "error", err.Error())
 }
 
 // close ends all background work.

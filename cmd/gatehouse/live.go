@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,15 +13,14 @@ import (
 	"github.com/gatehouse-project/gatehouse/executor"
 	"github.com/gatehouse-project/gatehouse/executor/policy"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
-	"github.com/gatehouse-project/gatehouse/referrerstore/oras"
 	"github.com/gatehouse-project/gatehouse/verifier"
 	"github.com/gatehouse-project/gatehouse/verifier/trust"
 )
 
 // What server.limits.inFlightBytes is divided into, so that all that is held in
 // memory on behalf of requests stays below it: a quarter for the requests that
-// are being answered, what stores and verifiers keep in caches, and the rest
-// for bytes on their way from registries.
+// are being answered, what stores and verifiers hold, and the rest for bytes on
+// their way from registries.
 const (
 	bodiesShare = 4
 	// leastRegistryBytes is what must be left for registries: two signatures
@@ -30,62 +28,83 @@ const (
 	leastRegistryBytes = 8 << 20
 )
 
-// cacher is a component that keeps bytes beyond a request.
-type cacher interface {
-	// CacheBytes is the bound on what it keeps.
-	CacheBytes() int64
-}
-
-func registryBudget(cfg *config.Config, components ...any) (*referrerstore.Budget, error) {
-	total := cfg.Server.Limits.InFlightBytes
-	rest := total - total/bodiesShare
-	for _, c := range components {
-		if keeps, ok := c.(cacher); ok {
-			rest -= keeps.CacheBytes()
-		}
-	}
-	rest -= int64(len(cfg.Stores)) * oras.TokenCacheBytes
-	if rest < leastRegistryBytes {
-		err := fmt.Errorf("caches leave %d MiB of it for bytes from registries, at least %d are needed: raise it, or lower revocation.cacheBytes", rest>>20, leastRegistryBytes>>20)
-		return nil, cfg.At("server.limits.inFlightBytes", err)
-	}
-	return referrerstore.NewBudget(rest), nil
-}
-
-// live is one configuration at work. It is immutable until Close.
+// live is one configuration at work. It is immutable until close.
 type live struct {
 	config   *config.Config
 	executor *executor.Executor
 	stores   []store
 	trust    *trust.Snapshot
+	budget   *referrerstore.Budget // bytes from registries
 	metrics  *prometheus.Registry
 }
 
 // build makes all that a configuration names, or nothing: the errors name file
-// and line where they can. The stores' background work ends with ctx.
-func build(ctx context.Context, cfg *config.Config, logger *slog.Logger) (*live, error) {
-	l := &live{config: cfg, metrics: prometheus.NewRegistry()}
+// and line where they can. The stores' background work ends with ctx. A former
+// configuration, which may be nil, shares its budget if that is of one size.
+func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, former *live) (*live, error) {
 	snapshot, err := trust.Load(cfg.Dir(), certificates(cfg))
 	if err != nil {
 		return nil, cfg.At("trust.certificates", err)
 	}
-	l.trust = snapshot
-	with := surroundings{dir: cfg.Dir(), trust: snapshot, logger: logger, registerer: l.metrics}
-	verifiers, verifierErr := buildVerifiers(ctx, cfg, with)
-	budget, budgetErr := registryBudget(cfg, anys(verifiers)...)
-	with.budget = budget
-	stores, storeErr := l.buildStores(ctx, cfg, with)
-	rules, policyErr := buildPolicy(cfg)
-	if err := errors.Join(budgetErr, storeErr, verifierErr, policyErr, agree(cfg, l.stores)); err != nil {
+	stores, storeErr := readComponents(storeKinds(), cfg.Stores)
+	verifiers, verifierErr := readComponents(verifierKinds(), cfg.Verifiers)
+	if err := errors.Join(storeErr, verifierErr); err != nil {
+		return nil, err
+	}
+	budget, err := registryBudget(cfg, held(stores)+held(verifiers), former)
+	if err != nil {
+		return nil, err
+	}
+	l := &live{config: cfg, trust: snapshot, budget: budget, metrics: prometheus.NewRegistry()}
+	with := surroundings{dir: cfg.Dir(), trust: snapshot, budget: budget, logger: logger, registerer: l.metrics}
+	if err := l.assemble(ctx, stores, verifiers, with); err != nil {
 		l.close()
 		return nil, err
 	}
-	l.executor = executor.New(stores, verifiers, rules, executor.Options{
-		Budget:     budget,
-		Logger:     logger,
-		Registerer: l.metrics,
-	})
 	return l, nil
+}
+
+// assemble builds the components and puts the executor on top.
+func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []entry[verifier.Verifier], with surroundings) error {
+	var storeErr error
+	l.stores, storeErr = buildComponents(ctx, stores, with)
+	judges, verifierErr := buildComponents(ctx, verifiers, with)
+	rules, policyErr := buildPolicy(l.config)
+	if err := errors.Join(storeErr, verifierErr, policyErr, agree(l.config, l.stores)); err != nil {
+		return err
+	}
+	roles := make([]referrerstore.Store, len(l.stores))
+	for i, s := range l.stores {
+		roles[i] = s
+	}
+	l.executor = executor.New(roles, judges, rules, executor.Options{
+		Budget:     l.budget,
+		Logger:     with.logger,
+		Registerer: with.registerer,
+	})
+	return nil
+}
+
+func held[T any](entries []entry[T]) int64 {
+	var sum int64
+	for _, e := range entries {
+		sum += e.held
+	}
+	return sum
+}
+
+func registryBudget(cfg *config.Config, held int64, former *live) (*referrerstore.Budget, error) {
+	total := cfg.Server.Limits.InFlightBytes
+	rest := total - total/bodiesShare - held
+	if rest < leastRegistryBytes {
+		err := fmt.Errorf("of its %d MiB a quarter is for requests and %d MiB are for caches, which leaves less than %d MiB for bytes from registries: raise it, or lower revocation.cacheBytes",
+			total>>20, held>>20, leastRegistryBytes>>20)
+		return nil, cfg.At("server.limits.inFlightBytes", err)
+	}
+	if former != nil && former.budget.Size() == rest {
+		return former.budget, nil
+	}
+	return referrerstore.NewBudget(rest), nil
 }
 
 func certificates(cfg *config.Config) []trust.Certificates {
@@ -96,42 +115,15 @@ func certificates(cfg *config.Config) []trust.Certificates {
 	return entries
 }
 
-func (l *live) buildStores(ctx context.Context, cfg *config.Config, with surroundings) ([]referrerstore.Store, error) {
-	var roles []referrerstore.Store
-	var errs []error
-	for _, c := range cfg.Stores {
-		s, err := buildComponent(ctx, storeKinds(), c, with)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		l.stores, roles = append(l.stores, s), append(roles, s)
-	}
-	return roles, errors.Join(errs...)
-}
-
-func buildVerifiers(ctx context.Context, cfg *config.Config, with surroundings) ([]verifier.Verifier, error) {
-	var verifiers []verifier.Verifier
-	var errs []error
-	for _, c := range cfg.Verifiers {
-		v, err := buildComponent(ctx, verifierKinds(), c, with)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		verifiers = append(verifiers, v)
-	}
-	return verifiers, errors.Join(errs...)
-}
-
 // agree refuses two stores that would talk to one host over different schemes.
 func agree(cfg *config.Config, stores []store) error {
 	var errs []error
 	for _, a := range stores {
 		for _, host := range a.PlainHosts() {
-			for i, b := range stores {
+			for _, b := range stores {
 				if a != b && b.Serves(host) && b.Scheme(host) != a.Scheme(host) {
-					errs = append(errs, cfg.At(fmt.Sprintf("stores[%d].plainHTTP", i),
+					at := slices.IndexFunc(cfg.Stores, func(c config.Component) bool { return c.Name == b.Name() })
+					errs = append(errs, cfg.At(fmt.Sprintf("stores[%d].plainHTTP", at),
 						fmt.Errorf("stores %q and %q both serve %s and disagree on its scheme: list it in plainHTTP of both or of none", a.Name(), b.Name(), host)))
 				}
 			}
@@ -181,9 +173,8 @@ func locateRules(cfg *config.Config, err error) error {
 
 func node(r config.Require) policy.Node {
 	n := policy.Node{Verifier: r.Verifier, Every: r.Every}
-	if r.Verifier != "" && !r.Every && r.AtLeast != 0 {
-		atLeast := r.AtLeast
-		n.AtLeast = &atLeast
+	if r.AtLeast != 0 {
+		n.AtLeast = &r.AtLeast
 	}
 	for _, child := range r.AllOf {
 		n.AllOf = append(n.AllOf, node(child))
@@ -209,16 +200,4 @@ func (l *live) close() {
 	for _, s := range l.stores {
 		s.Close()
 	}
-}
-
-func anys[T any](of []T) []any {
-	out := make([]any, len(of))
-	for i, v := range of {
-		out[i] = v
-	}
-	return out
-}
-
-func names[T any](kinds map[string]T) []string {
-	return slices.Sorted(maps.Keys(kinds))
 }

@@ -326,6 +326,62 @@ func TestReload(t *testing.T) {
 	until("a change that needs a restart is told", func() bool { return strings.Contains(readyz(t, admin), "restart") })
 }
 
+// validate reads the files that serve would, those of TLS among them.
+func TestValidateReadsTLSFiles(t *testing.T) {
+	t.Parallel()
+	s := newTestStage(t)
+	edit(t, s, func(text string) string {
+		return strings.Replace(text, "insecureHTTP: true", "tls: {certificate: tls.crt, key: tls.key, insecureAnyClient: true}", 1)
+	})
+	if code, _, stderr := command(t, "", "config", "validate", s.config); code != exitUnknown || !strings.Contains(stderr, "tls.crt") || !strings.Contains(stderr, "gatehouse.yaml:4:") {
+		t.Errorf("%d %q", code, stderr)
+	}
+}
+
+// Requests under way when the process is told to stop still reach a verdict.
+func TestStopFinishesRequests(t *testing.T) {
+	t.Parallel()
+	s := newTestStage(t)
+	asked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s.registry.SetIntercept(func(http.ResponseWriter, *http.Request) bool {
+		once.Do(func() { close(asked) })
+		<-release
+		return false
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	g, err := newGate(ctx, s.config, slog.New(slog.DiscardHandler), gateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	webhook, admin, err := listenDemo(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- g.run(ctx, webhook, admin) }()
+	answers := make(chan shown, 1)
+	go func() {
+		answer, err := ask(t.Context(), "http://"+webhook.Addr().String()+httpserver.VerifyPath, []string{s.scenes[0].image})
+		if err != nil || len(answer.Response.Items) != 1 {
+			t.Errorf("%+v, %v", answer, err)
+			answers <- shown{}
+			return
+		}
+		answers <- readValue(answer.Response.Items[0].Value)
+	}()
+	<-asked
+	cancel()
+	close(release)
+	if got := <-answers; !got.allowed {
+		t.Errorf("%+v", got)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
 func readyz(t *testing.T, admin net.Listener) string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+admin.Addr().String()+"/readyz", nil)

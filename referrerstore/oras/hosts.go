@@ -5,8 +5,11 @@ import (
 	"slices"
 )
 
-// TokenCacheBytes bounds the bearer tokens that one store keeps.
-const TokenCacheBytes = maxTokenCacheBytes
+// HeldBytes bounds what a store with these options keeps and reads beside the
+// budget that it shares: bearer tokens, and the answers of token services.
+func (Options) HeldBytes() int64 {
+	return maxTokenCacheBytes + maxTokenRequests*maxTokenResponse
+}
 
 // PlainHosts are the canonical hosts that are talked to over plain HTTP, in
 // order. Two stores that serve one of them must agree on that.

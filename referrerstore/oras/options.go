@@ -16,37 +16,37 @@ import (
 type Options struct {
 	// Hosts are patterns of the registry hosts that this store serves; none
 	// means all. "*" stays within one label; "**" alone is every host.
-	Hosts []string `yaml:"hosts"`
+	Hosts []string `yaml:"hosts" min:"1" doc:"Patterns of the registry hosts that the store serves, all if left out: * stays within one label, ** alone is every host."`
 	// PlainHTTP lists hosts, with their ports, that are talked to over http
 	// and may have private addresses.
-	PlainHTTP []string `yaml:"plainHTTP"`
+	PlainHTTP []string `yaml:"plainHTTP" doc:"Hosts, with their ports, that are talked to over http; they may have private addresses."`
 	// AllowPrivate lists what may have private addresses: a host, a suffix
 	// such as "*.corp.example", or a CIDR.
-	AllowPrivate []string `yaml:"allowPrivate"`
+	AllowPrivate []string `yaml:"allowPrivate" doc:"What may have private addresses: a host, *.suffix or CIDR."`
 	// CA maps a host to PEM files of the only authorities trusted for it.
-	CA map[string][]string `yaml:"ca"`
+	CA map[string][]string `yaml:"ca" doc:"For a host, PEM files of the only authorities trusted for it, in place of the system's."`
 	// Mirrors maps a host to https URLs asked first for content by digest.
 	// Tags and referrers come from the host itself, and so does content that
 	// no mirror delivers.
-	Mirrors map[string][]string `yaml:"mirrors"`
+	Mirrors map[string][]string `yaml:"mirrors" doc:"For a host, https://host[:port] URLs that are asked first for content by digest; tags and referrers come from the host itself."`
 	// Credentials are tried in their order; the first that knows the host is
 	// used.
-	Credentials []Credential `yaml:"credentials"`
+	Credentials []Credential `yaml:"credentials" doc:"Where credentials come from; the first entry that knows the host is used."`
 	// Realms maps a registry host to further hosts whose token service may
 	// see its credentials. A token service on the registry's own host may
 	// always, and auth.docker.io for docker.io.
-	Realms map[string][]string `yaml:"realms"`
+	Realms map[string][]string `yaml:"realms" doc:"For a registry host, further hosts whose token service may see its credentials; its own host may, and auth.docker.io for docker.io."`
 }
 
 // Credential says where credentials come from and for which hosts.
 type Credential struct {
 	// Hosts are patterns of the hosts that the credentials are for; "*" alone
 	// means every host that the file itself names.
-	Hosts []string `yaml:"hosts"`
+	Hosts []string `yaml:"hosts" required:"true" min:"1" doc:"Patterns of the hosts that the credentials are for; * alone is every host that the file itself names."`
 	// Type is dockerConfig: a config.json with its credential helpers.
-	Type string `yaml:"type"`
+	Type string `yaml:"type" required:"true" enum:"dockerConfig" doc:"dockerConfig: a config.json of Docker, with its credential helpers."`
 	// Path is the file.
-	Path string `yaml:"path"`
+	Path string `yaml:"path" required:"true" doc:"The file."`
 }
 
 // settings are Options parsed and their files read. They are immutable, but

@@ -19,8 +19,9 @@ import (
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
-// maxExchanges bounds the requests of one kind under way at once.
-const maxExchanges = 16
+// maxExchangeBytes bounds the responses that are being read at once: two
+// revocation lists, or sixty-four OCSP responses.
+const maxExchangeBytes = 4 << 20
 
 // kind is a protocol for asking about certificates.
 type kind struct {
@@ -89,14 +90,14 @@ type exchange struct {
 	kind    kind
 	client  *http.Client
 	cache   *responseCache
-	slots   *semaphore.Weighted
+	reading *semaphore.Weighted // shared by all kinds, in bytes
 	metrics *metrics
 }
 
 var _ http.RoundTripper = (*exchange)(nil)
 
-func newExchange(k kind, client *http.Client, cache *responseCache, m *metrics) *exchange {
-	return &exchange{kind: k, client: client, cache: cache, slots: semaphore.NewWeighted(maxExchanges), metrics: m}
+func newExchange(k kind, client *http.Client, cache *responseCache, reading *semaphore.Weighted, m *metrics) *exchange {
+	return &exchange{kind: k, client: client, cache: cache, reading: reading, metrics: m}
 }
 
 // RoundTrip implements [http.RoundTripper]. It must run within an inquiry.
@@ -165,10 +166,10 @@ func (e *exchange) key(request *http.Request, body []byte) string {
 }
 
 func (e *exchange) fetch(ctx context.Context, request *http.Request, body []byte) (response, error) {
-	if err := e.slots.Acquire(ctx, 1); err != nil {
+	if err := e.reading.Acquire(ctx, e.kind.most); err != nil {
 		return response{}, context.Cause(ctx)
 	}
-	defer e.slots.Release(1)
+	defer e.reading.Release(e.kind.most)
 	data, err := e.ask(ctx, request, body)
 	if err != nil {
 		return response{}, err

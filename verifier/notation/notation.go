@@ -62,9 +62,8 @@ type Deps struct {
 // of revocation responses, holds no goroutine, and needs no closing: a new
 // configuration makes a new one.
 type Verifier struct {
-	name       string
-	policy     policy
-	cacheBytes int64
+	name   string
+	policy policy
 }
 
 var _ verifier.Verifier = (*Verifier)(nil)
@@ -91,11 +90,7 @@ func New(name string, opts Options, deps Deps) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("notation %s: %w", name, err)
 	}
-	v := &Verifier{name: name, policy: compiled}
-	if opts.Revocation.Mode != RevocationOff {
-		v.cacheBytes = opts.Revocation.CacheBytes
-	}
-	return v, nil
+	return &Verifier{name: name, policy: compiled}, nil
 }
 
 func checkRevocation(opts RevocationOptions, deps Deps) error {
@@ -112,9 +107,6 @@ func checkRevocation(opts RevocationOptions, deps Deps) error {
 		return nil
 	}
 }
-
-// CacheBytes is the bound on the revocation responses that it keeps.
-func (v *Verifier) CacheBytes() int64 { return v.cacheBytes }
 
 // Name implements [verifier.Verifier].
 func (v *Verifier) Name() string { return v.name }

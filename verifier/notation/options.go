@@ -64,6 +64,15 @@ func (o RevocationOptions) withDefaults() RevocationOptions {
 	return o
 }
 
+// HeldBytes bounds what a verifier with these options keeps and reads beside
+// the budget of its surroundings: responses about revocation.
+func (o Options) HeldBytes() int64 {
+	if o.Revocation.Mode == RevocationOff {
+		return 0
+	}
+	return o.Revocation.withDefaults().CacheBytes + maxExchangeBytes
+}
+
 // TrustPolicy is the Notary Project's trust policy document, version 1.0,
 // field by field as notation's users write it.
 //

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"golang.org/x/sync/semaphore"
 )
 
 type answers func(*http.Request) (*http.Response, error)
@@ -56,7 +57,7 @@ func newTestExchange(t *testing.T, client *http.Client) *exchange {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newExchange(kind{name: "x", most: 100, end: func([]byte) time.Time { return time.Now().Add(time.Hour) }}, client, cache, m)
+	return newExchange(kind{name: "x", most: 100, end: func([]byte) time.Time { return time.Now().Add(time.Hour) }}, client, cache, semaphore.NewWeighted(maxExchangeBytes), m)
 }
 
 // However many places certificates name, few are asked, and none without a

@@ -15,6 +15,7 @@ import (
 	"github.com/notaryproject/notation-core-go/revocation/result"
 
 	"github.com/gatehouse-project/gatehouse/verifier/trust"
+	"golang.org/x/sync/semaphore"
 )
 
 var (
@@ -43,8 +44,9 @@ func newChecker(opts RevocationOptions, deps Deps, m *metrics) (*checker, error)
 		inner:  make(map[purpose.Purpose]revocation.Validator),
 		cache:  cache,
 	}
-	responders := &http.Client{Transport: newExchange(ocspKind, deps.HTTPClient, cache, m)}
-	fetcher, err := crl.NewHTTPFetcher(&http.Client{Transport: newExchange(crlKind, deps.HTTPClient, cache, m)})
+	reading := semaphore.NewWeighted(maxExchangeBytes)
+	responders := &http.Client{Transport: newExchange(ocspKind, deps.HTTPClient, cache, reading, m)}
+	fetcher, err := crl.NewHTTPFetcher(&http.Client{Transport: newExchange(crlKind, deps.HTTPClient, cache, reading, m)})
 	if err != nil {
 		return nil, err
 	}
