@@ -30,22 +30,6 @@ var ErrInvalidReference = errors.New("invalid image reference")
 // Docker Hub answers under several names; policy and caches know one of them.
 const dockerHub = "docker.io"
 
-// officialSpelling has the spellings under which a repository without an owner
-// is one of Docker's own.
-var officialSpelling = map[string]bool{
-	"docker.io":       true,
-	"index.docker.io": true,
-}
-
-// imageIDNames are what stands before the colon of an image ID. Container
-// runtimes look for such an ID, or the start of one, among local images before
-// they read the text as a name.
-var imageIDNames = map[string]bool{
-	"sha256": true,
-	"sha384": true,
-	"sha512": true,
-}
-
 var dockerHubAliases = map[string]bool{ //nolint:gochecknoglobals // a constant table
 	"docker.io":               true,
 	"index.docker.io":         true,
@@ -105,7 +89,7 @@ func parse(text string) (Reference, error) {
 		ref.Digest = d
 	}
 	name, tag, tagged := cutTag(name)
-	if imageIDNames[name] {
+	if isImageID(name) {
 		// A node runs the local image with that ID, whatever a registry has.
 		return Reference{}, fmt.Errorf("%q is read as the ID of an image on the node, not as a name", text)
 	}
@@ -124,7 +108,7 @@ func parse(text string) (Reference, error) {
 		return Reference{}, err
 	}
 	if host == dockerHub && !strings.Contains(path, "/") {
-		if !officialSpelling[written] {
+		if !isOfficialSpelling(written) {
 			// Nodes add "library/" under these spellings only; under another
 			// they would pull something else than what was verified.
 			return Reference{}, fmt.Errorf("under %q a repository has an owner: write docker.io/library/%s", written, path)
@@ -136,6 +120,19 @@ func parse(text string) (Reference, error) {
 	}
 	ref.Registry, ref.Repository = host, path
 	return ref, nil
+}
+
+// isOfficialSpelling tells the hosts under which a repository without an owner
+// is one of Docker's own.
+func isOfficialSpelling(host string) bool {
+	return host == "docker.io" || host == "index.docker.io"
+}
+
+// isImageID tells what stands before the colon of an image ID. Container
+// runtimes look for such an ID, or the start of one, among local images before
+// they read the text as a name.
+func isImageID(name string) bool {
+	return name == "sha256" || name == "sha384" || name == "sha512"
 }
 
 func checkText(text string) error {

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
-	"golang.org/x/sync/semaphore"
 )
 
 type answers func(*http.Request) (*http.Response, error)

@@ -13,9 +13,9 @@ import (
 	"github.com/notaryproject/notation-core-go/revocation/crl"
 	"github.com/notaryproject/notation-core-go/revocation/purpose"
 	"github.com/notaryproject/notation-core-go/revocation/result"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/gatehouse-project/gatehouse/verifier/trust"
-	"golang.org/x/sync/semaphore"
 )
 
 var (
