@@ -232,7 +232,7 @@ func (s *Server) write(w http.ResponseWriter, status int, deadline time.Time, bo
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_, _ = w.Write(body) //nolint:gosec // JSON, marked as such; a client that has gone is not our error
+	_, _ = w.Write(body) // a client that has gone is not our error
 }
 
 // record counts and logs one line for the request and one for each verdict
