@@ -24,7 +24,7 @@ type content struct {
 	ctx      context.Context //nolint:containedctx // one artifact's reading, shared by its verifiers
 	from     referrerstore.Fetcher
 	subject  referrerstore.Subject
-	budget   *referrerstore.Budget
+	budget   *referrerstore.HostBudget
 	manifest func() (verifier.Manifest, error)
 
 	mu    sync.Mutex // guards the fields that follow it
@@ -33,7 +33,7 @@ type content struct {
 }
 
 func newContent(ctx context.Context, from referrerstore.Fetcher, subject referrerstore.Subject, artifact ocispec.Descriptor, budget *referrerstore.Budget, manifestBytes int64) *content {
-	c := &content{ctx: ctx, from: from, subject: subject, budget: budget, blobs: make(map[digest.Digest]func() ([]byte, error))}
+	c := &content{ctx: ctx, from: from, subject: subject, budget: budget.Host(subject.Reference.Registry), blobs: make(map[digest.Digest]func() ([]byte, error))}
 	c.manifest = sync.OnceValues(func() (verifier.Manifest, error) {
 		return c.readManifest(artifact, manifestBytes)
 	})
@@ -115,6 +115,7 @@ func (c *content) release() {
 	defer c.mu.Unlock()
 	c.budget.Release(c.held)
 	c.held = 0
+	c.budget.Close()
 }
 
 // descriptor is a content descriptor without the fields that would let a short

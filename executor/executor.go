@@ -35,7 +35,7 @@ type Options struct {
 	// ManifestBytes bounds an artifact's manifest; 0 means 256 KiB.
 	ManifestBytes int64
 	// Budget bounds the bytes of artifacts held by all requests together; nil
-	// means one of 32 MiB for this executor.
+	// means one of 32 MiB for this executor, 8 MiB of it for one host.
 	Budget *referrerstore.Budget
 	// Logger receives what operators need beside the result; nil discards.
 	Logger *slog.Logger
@@ -128,7 +128,7 @@ func (o Options) withDefaults() Options {
 		o.ManifestBytes = 256 << 10
 	}
 	if o.Budget == nil {
-		o.Budget = referrerstore.NewBudget(32 << 20)
+		o.Budget = referrerstore.NewSharedBudget(32<<20, 8<<20)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

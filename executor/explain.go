@@ -162,7 +162,7 @@ func explainError(r Result, err error) Explanation {
 	case errors.Is(err, referrerstore.ErrTooManyReferrers):
 		return Explanation{Code: CodeTooManyReferrers, What: "more artifacts refer to the image than are looked at", Do: "remove artifacts that are not needed"}
 	case errors.Is(err, referrerstore.ErrBusy):
-		return Explanation{Code: CodeBusy, What: "too many bytes from registries are held at once", Do: "retry, or raise server.limits.inFlightBytes"}
+		return Explanation{Code: CodeBusy, What: "too much is under way for " + host, Do: "retry, or raise server.limits.inFlightBytes"}
 	case errors.Is(err, referrerstore.ErrDigestMismatch):
 		return Explanation{Code: CodeDigest, What: host + " sent bytes that do not match their digest", Do: "check the registry and proxies before it"}
 	case errors.Is(err, referrerstore.ErrProtocol):

@@ -65,6 +65,9 @@ func (s *Server) readKeys(ctx context.Context, w http.ResponseWriter, r *http.Re
 		return nil, release, err
 	}
 	if r.ContentLength > limits.BodyBytes {
+		// Once its reader has refused, the server lets the client finish
+		// sending for a moment; it would not see the answer otherwise.
+		_, _ = http.MaxBytesReader(w, r.Body, 0).Read(make([]byte, 1))
 		return nil, release, refused(http.StatusRequestEntityTooLarge, "the body has %d bytes, at most %d are read (server.limits.bodyBytes)", r.ContentLength, limits.BodyBytes)
 	}
 	size := r.ContentLength

@@ -27,7 +27,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/gatehouse-project/gatehouse/executor"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
@@ -102,10 +101,6 @@ type Options struct {
 	Detail func() map[string]any
 }
 
-// subjectsAtOnce bounds the subjects of all requests under way, those that wait
-// for a place at their host included: about 8 KiB each.
-const subjectsAtOnce = 16 << 10
-
 // Server answers Gatekeeper and operators. Make one with New; all methods are
 // safe for concurrent use.
 type Server struct {
@@ -113,7 +108,6 @@ type Server struct {
 	live     atomic.Pointer[Snapshot]
 	draining atomic.Bool
 	bodies   *referrerstore.Budget
-	subjects *semaphore.Weighted
 	hosts    *hosts
 	peers    *peers
 	verdicts *verdicts
@@ -135,7 +129,6 @@ func New(opts Options) *Server {
 	return &Server{
 		opts:     opts,
 		bodies:   opts.Bodies,
-		subjects: semaphore.NewWeighted(subjectsAtOnce),
 		hosts:    newHosts(),
 		peers:    newPeers(),
 		verdicts: newVerdicts(),

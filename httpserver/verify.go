@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gatehouse-project/gatehouse/executor"
+	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
 // answer is what was found for one subject of a request.
@@ -87,7 +89,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 
 // writeMargin is kept back from the deadline to encode and send the answer.
 func writeMargin(timeout time.Duration) time.Duration {
-	return min(timeout/10, 100*time.Millisecond)
+	return min(timeout/10, 150*time.Millisecond)
 }
 
 func newTraceID() string {
@@ -127,19 +129,28 @@ func plan(keys []string, live *Snapshot, namespace string, start time.Time) (*ba
 // when all are done or ctx ends. What is late then belongs to the server's
 // wait group and may still write to the batch, which nobody reads any more.
 func (s *Server) run(ctx context.Context, b *batch, jobs []job) {
-	n := int64(min(len(jobs), subjectsAtOnce))
-	if n == 0 || s.subjects.Acquire(ctx, n) != nil {
+	if len(jobs) == 0 {
 		return
 	}
 	done := make(chan struct{})
 	s.workers.Go(func() {
 		defer close(done)
-		defer s.subjects.Release(n)
 		var group errgroup.Group
-		group.SetLimit(int(n))
+		group.SetLimit(len(jobs))
 		for _, j := range jobs {
+			host := j.req.Reference.Registry
+			places, ok := s.hosts.join(host)
+			if !ok {
+				b.put(j, executor.Result{Request: j.req}, errQueueFull)
+				continue
+			}
 			group.Go(func() error {
-				s.decide(ctx, b, j)
+				defer s.hosts.part(host, places)
+				if places.enter(ctx) {
+					defer places.leave()
+					result, err := b.live.Decider.Verify(ctx, j.req)
+					b.put(j, result, err)
+				}
 				return nil
 			})
 		}
@@ -151,15 +162,11 @@ func (s *Server) run(ctx context.Context, b *batch, jobs []job) {
 	}
 }
 
-// decide fills one answer, encoded, so that nothing but writing is left to do
-// when the deadline comes.
-func (s *Server) decide(ctx context.Context, b *batch, j job) {
-	leave := s.hosts.enter(ctx, j.req.Reference.Registry)
-	if leave == nil {
-		return
-	}
-	defer leave()
-	result, err := b.live.Decider.Verify(ctx, j.req)
+var errQueueFull = fmt.Errorf("%w: too many images of this registry wait", referrerstore.ErrBusy)
+
+// put fills one answer, encoded, so that nothing but writing is left to do when
+// the deadline comes.
+func (b *batch) put(j job, result executor.Result, err error) {
 	a := answer{result: result, err: err, explanation: executor.Explain(result, err), done: true}
 	a.encoded = b.encode(&a, j.key)
 	b.mu.Lock()

@@ -108,3 +108,49 @@ func TestBudgetWaitsUntilContextEnds(t *testing.T) {
 		}
 	})
 }
+
+// A host that takes its whole share keeps nothing else from others, and is
+// forgotten when nobody uses its share.
+func TestHostShares(t *testing.T) {
+	t.Parallel()
+	b := referrerstore.NewSharedBudget(100, 40)
+	greedy, other := b.Host("greedy"), b.Host("other")
+	if err := greedy.Acquire(t.Context(), 41); !errors.Is(err, referrerstore.ErrTooLarge) {
+		t.Errorf("more than the share: %v", err)
+	}
+	if err := greedy.Acquire(t.Context(), 40); err != nil {
+		t.Fatal(err)
+	}
+	again := b.Host("greedy")
+	if again.TryAcquire(1) {
+		t.Error("one share was taken twice")
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := again.Acquire(ended, 1); !errors.Is(err, referrerstore.ErrBusy) || !errors.Is(err, context.Canceled) {
+		t.Errorf("wait for the share: %v", err)
+	}
+	if !other.TryAcquire(40) || b.InUse() != 80 {
+		t.Errorf("another host is kept from its share: %d in use", b.InUse())
+	}
+	// The whole is the bound of shares together.
+	third := b.Host("third")
+	if third.TryAcquire(21) || !third.TryAcquire(20) {
+		t.Error("the whole is exceeded, or not used")
+	}
+	if err := third.Acquire(ended, 20); !errors.Is(err, referrerstore.ErrBusy) {
+		t.Errorf("wait for the whole: %v", err)
+	}
+	third.Release(20)
+	other.Release(40)
+	greedy.Release(40)
+	for _, h := range []*referrerstore.HostBudget{greedy, again, other, third} {
+		h.Close()
+	}
+	if b.InUse() != 0 {
+		t.Errorf("%d bytes are never given back", b.InUse())
+	}
+	if fresh := b.Host("greedy"); !fresh.TryAcquire(40) || fresh.Size() != 40 {
+		t.Error("a forgotten host has no share")
+	}
+}

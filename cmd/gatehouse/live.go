@@ -26,6 +26,9 @@ const (
 	// leastRegistryBytes is what must be left for registries: two signatures
 	// of the largest size at once.
 	leastRegistryBytes = 8 << 20
+	// hostShare is the part of it that one registry host may take, at least
+	// leastRegistryBytes.
+	hostShare = 4
 )
 
 // live is one configuration at work. It is immutable until close.
@@ -104,7 +107,7 @@ func registryBudget(cfg *config.Config, held int64, former *live) (*referrerstor
 	if former != nil && former.budget.Size() == rest {
 		return former.budget, nil
 	}
-	return referrerstore.NewBudget(rest), nil
+	return referrerstore.NewSharedBudget(rest, max(rest/hostShare, leastRegistryBytes)), nil
 }
 
 func certificates(cfg *config.Config) []trust.Certificates {

@@ -13,11 +13,13 @@ import (
 const (
 	// maxPages, maxPageBytes and maxEntries bound a list of referrers.
 	maxPages     = 32
-	maxPageBytes = 4 << 20
+	maxPageBytes = 3 << 19 // 1.5 MiB
 	maxEntries   = 1000
-	// maxPageMarks bounds the values in a page: without it 4 MiB of "{},"
-	// would decode to 300 MiB. An entry of a real list has about ten.
-	maxPageMarks = 32 << 10
+	// maxPageMarks bounds the values in a page: without it a page of "{},"
+	// would decode to eighty times its size. An entry of a real list has
+	// about ten. A page at both bounds costs just less than 8 MiB, which is
+	// the share of the budget that every host has.
+	maxPageMarks = 13 << 10
 
 	// What decoding costs: a buffer that doubles holds up to three times the
 	// bytes while it grows, and each value may become a descriptor.
@@ -34,10 +36,12 @@ var errPageBound = fmt.Errorf("%w: a page of more than %d bytes or %d values", r
 // because whoever holds bytes of the budget must not wait for others. It is
 // used by one call at a time.
 type page struct {
-	budget *referrerstore.Budget
+	budget *referrerstore.HostBudget
 	held   int64
 	body   io.Closer
 	begun  int // pages asked for
+	bodies int // answers with a body
+	lists  int // those that have a list of manifests in them
 }
 
 // begin takes the first share for a new page; what the one before held is given
@@ -60,6 +64,7 @@ func (p *page) attach(resp *http.Response) error {
 	}
 	resp.Body = &pageBody{ReadCloser: resp.Body, page: p}
 	p.body = resp.Body
+	p.bodies++
 	return nil
 }
 
@@ -94,6 +99,7 @@ type pageBody struct {
 	page *page
 
 	bytes, marks int64
+	matched      int // bytes of listKey that the last ones read are
 	inString     bool
 	escaped      bool
 	ended        bool
@@ -116,6 +122,7 @@ func (b *pageBody) Read(p []byte) (int, error) {
 
 func (b *pageBody) scan(p []byte) {
 	for _, c := range p {
+		b.match(c)
 		switch {
 		case b.escaped:
 			b.escaped = false
@@ -127,6 +134,24 @@ func (b *pageBody) scan(p []byte) {
 		case c == '{' || c == '[' || c == ',':
 			b.marks++
 		}
+	}
+}
+
+// listKey is the field without which an image index is none. Decoded, an answer
+// without it looks like an empty list.
+const listKey = `"manifests"`
+
+func (b *pageBody) match(c byte) {
+	switch {
+	case b.matched == len(listKey):
+	case c == listKey[b.matched]:
+		if b.matched++; b.matched == len(listKey) {
+			b.page.lists++
+		}
+	case c == listKey[0]:
+		b.matched = 1
+	default:
+		b.matched = 0
 	}
 }
 

@@ -22,7 +22,7 @@ const maxAnnotationBytes = 1 << 10
 var errEnough = errors.New("the list is wanted no further")
 
 // Referrers lists by the referrers API, page by page as they come, or by the
-// tag schema where a registry has no such API. At most 32 pages of 4 MiB and
+// tag schema where a registry has no such API. At most 32 pages of 1.5 MiB and
 // 1,000 entries are read; a list that is cut ends with ErrTooManyReferrers, and
 // one with an entry that is not valid with ErrProtocol.
 //
@@ -30,10 +30,12 @@ var errEnough = errors.New("the list is wanted no further")
 // at most 1 KiB.
 func (s *Store) Referrers(ctx context.Context, subject referrerstore.Subject) iter.Seq2[ocispec.Descriptor, error] {
 	return func(yield func(ocispec.Descriptor, error) bool) {
+		budget := s.budget.Host(subject.Reference.Registry)
+		defer budget.Close()
 		l := &listing{
 			ctx: ctx, yield: yield, subject: subject,
 			client: s.client(subject.Reference.Registry),
-			page:   &page{budget: s.budget},
+			page:   &page{budget: budget},
 			seen:   make(map[digest.Digest]bool),
 		}
 		err := l.run()
@@ -68,7 +70,16 @@ func (l *listing) run() error {
 	}
 	err := l.list(true)
 	if errors.Is(err, errdef.ErrUnsupported) && l.page.begun == 1 {
-		return l.list(false)
+		answered := l.page.bodies > 0
+		l.page.bodies, l.page.lists = 0, 0
+		err = l.list(false)
+		if err == nil && answered && l.page.bodies == 0 {
+			// Not "404, no such API" but something else: a page for people, say.
+			return fmt.Errorf("%w: what the referrers API answers is no list, and no tag has one", referrerstore.ErrProtocol)
+		}
+	}
+	if err == nil && l.page.lists != l.page.bodies {
+		return fmt.Errorf("%w: a list of referrers has no manifests field", referrerstore.ErrProtocol)
 	}
 	return err
 }

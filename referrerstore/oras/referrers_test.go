@@ -1,6 +1,7 @@
 package oras
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -295,11 +296,14 @@ func TestHostilePagesStayInBounds(t *testing.T) { //nolint:paralleltest // see a
 func FuzzPageScan(f *testing.F) {
 	f.Add([]byte(`{"manifests":[{"digest":"a\"{,[b"},{}]}`), 3)
 	f.Fuzz(func(t *testing.T, data []byte, cut int) {
-		whole, parts := &pageBody{}, &pageBody{}
+		whole, parts := &pageBody{page: &page{}}, &pageBody{page: &page{}}
 		whole.scan(data)
 		cut = min(max(cut, 0), len(data))
 		parts.scan(data[:cut])
 		parts.scan(data[cut:])
+		if listed := bytes.Contains(data, []byte(listKey)); (whole.page.lists == 1) != listed || (parts.page.lists == 1) != listed {
+			t.Errorf("list %v, seen %d and %d", listed, whole.page.lists, parts.page.lists)
+		}
 		if whole.marks != parts.marks {
 			t.Errorf("%d marks in one piece, %d in two", whole.marks, parts.marks)
 		}
@@ -308,4 +312,35 @@ func FuzzPageScan(f *testing.F) {
 			t.Errorf("%d entries of %d marks", len(index.Manifests), whole.marks)
 		}
 	})
+}
+
+// An answer that is no list is not an empty one: absence would be a verdict.
+func TestWhatIsNoListIsNotEmpty(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name, contentType, body string
+		valid                   bool
+	}{
+		{"an empty list", ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":[]}`, true},
+		{"a null list", ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"manifests":null}`, true},
+		{"an index without the field", ocispec.MediaTypeImageIndex, `{"schemaVersion":2}`, false},
+		{"a token", ocispec.MediaTypeImageIndex, `{"token":"x"}`, false},
+		{"a page for people", "text/html", `<html>log in</html>`, false},
+		{"another JSON", "application/json", `{"manifests":[]}`, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRegistry(t, registryOptions{})
+			subject := r.image(t, "app", "v1")
+			pages(r, func(w http.ResponseWriter, _ int) {
+				w.Header().Set("Content-Type", test.contentType)
+				_, _ = io.WriteString(w, test.body)
+			})
+			list, err := collect(t.Context(), newStore(t, Options{}, Deps{}, r), subject)
+			if len(list) != 0 || (err == nil) != test.valid || (err != nil && !errors.Is(err, referrerstore.ErrProtocol)) {
+				t.Errorf("%v, %v", list, err)
+			}
+		})
+	}
 }

@@ -41,7 +41,7 @@ func CheckAll(t *testing.T, provider http.Handler, pod Pod, outcome Outcome, tem
 }
 
 // CheckAll is the function of that name, with options. Parameters go to every
-// template; those that declare none ignore them.
+// template; a constraint of one that declares none is refused with them.
 func (o Options) CheckAll(t *testing.T, provider http.Handler, pod Pod, outcome Outcome, templates ...string) {
 	t.Helper()
 	if len(templates) == 0 {
