@@ -121,8 +121,8 @@ func explainDenial(r Result) Explanation {
 	}
 }
 
-// explainRequirement takes the reason of the artifacts if they all failed for
-// the same one: that is what the reader has to mend.
+// explainRequirement takes the reason of the artifacts that failed if it is one
+// and the same: that is what the reader has to mend, however many passed.
 func explainRequirement(r Result) Explanation {
 	var failed *verifier.Report
 	passed, same := 0, true
@@ -136,14 +136,18 @@ func explainRequirement(r Result) Explanation {
 			same = false
 		}
 	}
-	if failed != nil && same && passed == 0 {
-		return Explanation{Code: failed.Reason.Code, What: failed.Reason.What, Do: failed.Reason.Do}
+	if failed == nil || !same {
+		return Explanation{
+			Code: CodePolicyNotMet,
+			What: fmt.Sprintf("%d of %d artifacts passed and rule %q demands more", passed, len(r.Reports), r.Rule),
+			Do:   "see the reports of the single artifacts",
+		}
 	}
-	return Explanation{
-		Code: CodePolicyNotMet,
-		What: fmt.Sprintf("%d of %d artifacts passed and rule %q demands more", passed, len(r.Reports), r.Rule),
-		Do:   "see the reports of the single artifacts",
+	x := Explanation{Code: failed.Reason.Code, What: failed.Reason.What, Do: failed.Reason.Do}
+	if passed > 0 {
+		x.What = fmt.Sprintf("%d of %d artifacts passed; of another, %s", passed, len(r.Reports), x.What)
 	}
+	return x
 }
 
 // explainError is for requests without a verdict. The order goes from what the

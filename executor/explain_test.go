@@ -59,7 +59,8 @@ func TestExplainRequirement(t *testing.T) {
 	}{
 		{[]verifier.Report{failed("A"), failed("A")}, "A"},
 		{[]verifier.Report{failed("A"), failed("B")}, executor.CodePolicyNotMet},
-		{[]verifier.Report{passed, failed("A")}, executor.CodePolicyNotMet},
+		{[]verifier.Report{passed, failed("A")}, "A"},
+		{[]verifier.Report{failed("A"), passed, failed("B")}, executor.CodePolicyNotMet},
 		{[]verifier.Report{passed}, executor.CodePolicyNotMet},
 	}
 	for i, test := range tests {
