@@ -86,9 +86,13 @@ type IssueOptions struct {
 	// OCSPServers and CRLServers are URLs at which the status can be asked.
 	// Clients of the Notary Project ask plain http URLs alone.
 	OCSPServers, CRLServers []string
+	// Usages replace code signing as what the key is for; a responder that the
+	// authority delegates OCSP to has [x509.ExtKeyUsageOCSPSigning].
+	Usages []x509.ExtKeyUsage
 }
 
-// Issue makes a key and a code signing certificate for it.
+// Issue makes a key and a certificate for it, for code signing unless the
+// options say otherwise.
 func (a *Authority) Issue(commonName string, kind KeyKind, opts IssueOptions) (*Signer, error) {
 	key, err := kind.generate()
 	if err != nil {
@@ -99,7 +103,10 @@ func (a *Authority) Issue(commonName string, kind KeyKind, opts IssueOptions) (*
 		return nil, fmt.Errorf("issue %s: %w", commonName, err)
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
-	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	template.ExtKeyUsage = opts.Usages
+	if len(opts.Usages) == 0 {
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	}
 	template.OCSPServer, template.CRLDistributionPoints = opts.OCSPServers, opts.CRLServers
 	leaf, err := a.sign(template, key.Public())
 	if err != nil {

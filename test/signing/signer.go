@@ -27,6 +27,9 @@ type Signer struct {
 // Certificate is the signer's own certificate.
 func (s *Signer) Certificate() *x509.Certificate { return s.chain[0] }
 
+// Key is the signer's own key, for what the methods here do not sign.
+func (s *Signer) Key() crypto.Signer { return s.key }
+
 // Chain is the signer's certificate, those above it, and the root last.
 func (s *Signer) Chain() []*x509.Certificate { return s.chain }
 

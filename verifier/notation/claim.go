@@ -35,14 +35,15 @@ func sameContent(a, b ocispec.Descriptor) bool {
 	return a.Digest == b.Digest && a.Size == b.Size && a.MediaType == b.MediaType
 }
 
-// statementOf names who said what: the digest of the signer's certificate, the
-// signed payload and the signed attributes. It depends neither on the
-// signature value, which for ECDSA anyone can change into another valid one,
-// nor on the parts of the envelope that nobody signed.
+// statementOf names who said what: the digest of the signer's public key, the
+// signed payload and the signed attributes. It depends neither on signature
+// values, which for ECDSA anyone can change into other valid ones, nor on the
+// parts of the envelope that nobody signed. The certificate is one of those,
+// and holds a signature value itself: that of the authority.
 func statementOf(content *signature.EnvelopeContent) digest.Digest {
 	h := sha256.New()
 	attributes := content.SignerInfo.SignedAttributes
-	writePart(h, content.SignerInfo.CertificateChain[0].Raw)
+	writePart(h, content.SignerInfo.CertificateChain[0].RawSubjectPublicKeyInfo)
 	writePart(h, []byte(content.Payload.ContentType))
 	writePart(h, content.Payload.Content)
 	writePart(h, []byte(attributes.SigningScheme))

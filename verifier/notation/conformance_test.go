@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/elliptic"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -109,6 +110,50 @@ func TestStatementIsNotMalleable(t *testing.T) {
 			statements[one.Statement] = name
 		}
 	}
+}
+
+// Nor must the authority's signature on the signer's certificate, which for
+// ECDSA anyone can change likewise and which no signature covers.
+func TestStatementIsNotOfTheCertificatesSignature(t *testing.T) {
+	t.Parallel()
+	root := authority(t, signing.ECDSA256)
+	signer := issue(t, root, signing.ECDSA256, signing.IssueOptions{})
+	v := newVerifier(t, options(), stores(t, root), nil)
+	for _, format := range []signing.Format{signing.JWS, signing.COSE} {
+		envelope := sign(t, signer, image(), signing.SignOptions{Format: format})
+		chain := raw(signer)
+		chain[0] = reissued(t, chain[0])
+		one, two := verify(t, v, envelope), verify(t, v, alter(t, envelope, nil, chain))
+		expect(t, two, verifier.Passed, verifier.CodeVerified, "")
+		if one.Statement != two.Statement {
+			t.Errorf("%s: statements %s and %s of one signature", format, one.Statement, two.Statement)
+		}
+	}
+}
+
+// reissued is a certificate under the other signature that its issuer's has.
+func reissued(t *testing.T, der []byte) []byte {
+	t.Helper()
+	var certificate struct {
+		Signed    asn1.RawValue
+		Algorithm asn1.RawValue
+		Signature asn1.BitString
+	}
+	var pair struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(der, &certificate); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := asn1.Unmarshal(certificate.Signature.Bytes, &pair); err != nil {
+		t.Fatal(err)
+	}
+	pair.S.Sub(elliptic.P256().Params().N, pair.S)
+	value := must[[]byte](t)(asn1.Marshal(pair))
+	certificate.Signature = asn1.BitString{Bytes: value, BitLength: 8 * len(value)}
+	other := must[[]byte](t)(asn1.Marshal(certificate))
+	if bytes.Equal(der, other) {
+		t.Fatal("the certificate is the same")
+	}
+	return other
 }
 
 // Two signers who say the same make two statements.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,75 +12,10 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
-	"golang.org/x/crypto/ocsp"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
-
-// maxExchangeBytes bounds the responses that are being read at once: two
-// revocation lists, or sixty-four OCSP responses.
-const maxExchangeBytes = 4 << 20
-
-// kind is a protocol for asking about certificates.
-type kind struct {
-	name string
-	most int64 // bytes of a response
-	// end reads from a response until when it is valid, zero if that cannot
-	// be told; then it is used but not kept.
-	end func(response []byte) time.Time
-}
-
-//nolint:gochecknoglobals // constants
-var (
-	ocspKind = kind{name: "ocsp", most: 64 << 10, end: endOfOCSP}
-	crlKind  = kind{name: "crl", most: 2 << 20, end: endOfCRL}
-)
-
-func endOfOCSP(response []byte) time.Time {
-	parsed, err := ocsp.ParseResponse(response, nil)
-	if err != nil {
-		return time.Time{}
-	}
-	return parsed.NextUpdate
-}
-
-func endOfCRL(response []byte) time.Time {
-	parsed, err := x509.ParseRevocationList(response)
-	if err != nil {
-		return time.Time{}
-	}
-	return parsed.NextUpdate
-}
-
-// response is a body, kept until its end.
-type response struct {
-	body []byte
-	end  time.Time
-}
-
-// passing carries a response that must not be kept past the cache, which keeps
-// what comes without an error.
-type passing struct{ response }
-
-func (*passing) Error() string { return "the response is not to be kept" }
-
-type responseCache = otter.Cache[string, response]
-
-// entryOverhead is what an entry costs beside its key and body.
-const entryOverhead = 512
-
-func newResponseCache(size int64) (*responseCache, error) {
-	// Without an expiry calculator the cache has no goroutine to stop; entries
-	// that have ended go when they are looked up or when others need room.
-	return otter.New(&otter.Options[string, response]{
-		MaximumWeight: uint64(size), //nolint:gosec // New has checked that it is positive
-		Weigher: func(key string, r response) uint32 {
-			return uint32(len(key) + len(r.body) + entryOverhead) //nolint:gosec // bounded by kind.most
-		},
-		Executor: func(task func()) { task() },
-	})
-}
 
 // exchange is a RoundTripper over the guarded client: bounded in size and
 // number, from the cache where possible, one request for many askers. Its time
@@ -90,14 +24,14 @@ type exchange struct {
 	kind    kind
 	client  *http.Client
 	cache   *responseCache
-	reading *semaphore.Weighted // shared by all kinds, in bytes
+	reading *semaphore.Weighted // the kind's share, in bytes
 	metrics *metrics
 }
 
 var _ http.RoundTripper = (*exchange)(nil)
 
-func newExchange(k kind, client *http.Client, cache *responseCache, reading *semaphore.Weighted, m *metrics) *exchange {
-	return &exchange{kind: k, client: client, cache: cache, reading: reading, metrics: m}
+func newExchange(k kind, client *http.Client, cache *responseCache, m *metrics) *exchange {
+	return &exchange{kind: k, client: client, cache: cache, reading: semaphore.NewWeighted(k.share), metrics: m}
 }
 
 // RoundTrip implements [http.RoundTripper]. It must run within an inquiry.
@@ -112,14 +46,19 @@ func (e *exchange) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	key := e.key(request, body)
-	if err := q.ask(key); err != nil {
-		return nil, err
-	}
-	got, err := e.get(ctx, key, request, body)
+	asked, err := q.ask(request.URL.String())
 	if err != nil {
 		return nil, err
 	}
-	q.restsOn(got.end)
+	got, err := e.get(ctx, key, asked, request, body)
+	if err != nil {
+		return nil, err
+	}
+	q.received(delivery{key: key, kind: e.kind.name, url: asked.url}, got.end)
+	// What is kept, or was fetched for another, answered another's question.
+	if err := got.fits(asked); err != nil {
+		return nil, fmt.Errorf("%s: %w", request.URL.Host, err)
+	}
 	return &http.Response{
 		Status: "200 OK", StatusCode: http.StatusOK,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -140,14 +79,14 @@ func readBody(request *http.Request) ([]byte, error) {
 
 // get looks in the cache and asks otherwise. Whoever asks for what is being
 // asked waits for that answer, and asks itself if the first one gave up.
-func (e *exchange) get(ctx context.Context, key string, request *http.Request, body []byte) (response, error) {
+func (e *exchange) get(ctx context.Context, key string, asked question, request *http.Request, body []byte) (response, error) {
 	result := "hit"
 	if kept, ok := e.cache.GetIfPresent(key); ok && !time.Now().Before(kept.end) {
 		e.cache.Invalidate(key)
 	}
 	got, err := e.cache.Get(ctx, key, otter.LoaderFunc[string, response](func(ctx context.Context, _ string) (response, error) {
 		result = "fetched"
-		return e.fetch(ctx, request, body)
+		return e.fetch(ctx, asked, request, body)
 	}))
 	if unkept, ok := errors.AsType[*passing](err); ok {
 		got, err = unkept.response, nil
@@ -165,17 +104,28 @@ func (e *exchange) key(request *http.Request, body []byte) string {
 	return e.kind.name + " " + request.Method + " " + request.URL.String() + " " + hex.EncodeToString(sum[:])
 }
 
-func (e *exchange) fetch(ctx context.Context, request *http.Request, body []byte) (response, error) {
-	if err := e.reading.Acquire(ctx, e.kind.most); err != nil {
-		return response{}, context.Cause(ctx)
-	}
-	defer e.reading.Release(e.kind.most)
-	data, err := e.ask(ctx, request, body)
+// fetch asks, and refuses what does not answer the question before it is kept.
+func (e *exchange) fetch(ctx context.Context, asked question, request *http.Request, body []byte) (response, error) {
+	answer, err := e.ask(ctx, request, body)
 	if err != nil {
 		return response{}, err
 	}
-	got := response{body: data, end: e.kind.end(data)}
-	if now := time.Now(); !now.Before(got.end) {
+	defer func() { _ = answer.Body.Close() }() // whatever is left of it does not matter
+	size := e.sizeOf(answer)
+	// Memory is taken only now: whoever keeps silent holds none.
+	if err := e.reading.Acquire(ctx, size); err != nil {
+		return response{}, context.Cause(ctx)
+	}
+	defer e.reading.Release(size)
+	got, err := e.read(answer.Body, size)
+	if err == nil {
+		err = got.fits(asked)
+	}
+	if err != nil {
+		return response{}, fmt.Errorf("%s: %w", request.URL.Host, err)
+	}
+	now := time.Now()
+	if got.end = earliest(got.end, now.Add(maxKept)); !now.Before(got.end) {
 		// Whatever it says, nothing may rest on it beyond this moment.
 		got.end = now
 		return response{}, &passing{got}
@@ -183,7 +133,8 @@ func (e *exchange) fetch(ctx context.Context, request *http.Request, body []byte
 	return got, nil
 }
 
-func (e *exchange) ask(ctx context.Context, request *http.Request, body []byte) ([]byte, error) {
+// ask returns an answer as soon as its header is there.
+func (e *exchange) ask(ctx context.Context, request *http.Request, body []byte) (*http.Response, error) {
 	out := request.Clone(ctx)
 	out.Body, out.GetBody = nil, nil
 	if body != nil {
@@ -194,16 +145,29 @@ func (e *exchange) ask(ctx context.Context, request *http.Request, body []byte) 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = answer.Body.Close() }() // whatever is left of it does not matter
 	if answer.StatusCode != http.StatusOK {
+		_ = answer.Body.Close() // whatever it is does not matter
 		return nil, fmt.Errorf("%s answered with status %d", request.URL.Host, answer.StatusCode)
 	}
-	data, err := io.ReadAll(io.LimitReader(answer.Body, e.kind.most+1))
+	return answer, nil
+}
+
+// sizeOf is how much of an answer is read at the most: what it announces, if
+// it does, within the bound of its kind.
+func (e *exchange) sizeOf(answer *http.Response) int64 {
+	if n := answer.ContentLength; n > 0 && n < e.kind.most {
+		return n
+	}
+	return e.kind.most
+}
+
+func (e *exchange) read(body io.Reader, size int64) (response, error) {
+	data, err := io.ReadAll(io.LimitReader(body, size+1))
 	if err != nil {
-		return nil, err
+		return response{}, err
 	}
-	if int64(len(data)) > e.kind.most {
-		return nil, fmt.Errorf("%s: %w: at most %d bytes", request.URL.Host, referrerstore.ErrTooLarge, e.kind.most)
+	if int64(len(data)) > size {
+		return response{}, fmt.Errorf("%w: at most %d bytes", referrerstore.ErrTooLarge, size)
 	}
-	return data, nil
+	return e.kind.read(data)
 }

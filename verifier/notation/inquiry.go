@@ -5,7 +5,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,18 +28,29 @@ type inquiry struct {
 	statement *statement
 	findings  map[purpose.Purpose]*finding // written before Verify of notation-go returns
 
-	mu       sync.Mutex // guards the fields that follow it
-	keys     []string   // of the responses used, in the cache
-	until    time.Time  // the earliest end of a response used
-	accepted bool       // an unknown status was taken for good
+	mu         sync.Mutex          // guards the fields that follow it
+	chain      []*x509.Certificate // the one being asked about
+	asked      int
+	deliveries []delivery
+	until      time.Time // the earliest end of a response used
+	accepted   bool      // an unknown status was taken for good
+}
+
+// delivery is a response that arrived, from the cache or from a server,
+// whatever it is worth.
+type delivery struct {
+	key  string // in the cache
+	kind string // name of its kind
+	url  string // that was asked
 }
 
 // finding is the raw result for one chain.
 type finding struct {
-	chain   []*x509.Certificate
-	results []*result.CertRevocationResult
-	err     error
-	off     bool // nobody was asked, by configuration
+	chain     []*x509.Certificate
+	results   []*result.CertRevocationResult
+	err       error
+	off       bool // nobody was asked, by configuration
+	untrusted bool // nobody was asked, because the chain reached no trusted root
 }
 
 type inquiryKey struct{}
@@ -58,31 +71,39 @@ func inquiryOf(ctx context.Context) (*inquiry, error) {
 	return q, nil
 }
 
-// ask notes one more question by its key in the cache.
-func (q *inquiry) ask(key string) error {
+// about sets the chain that the questions from now on are about.
+func (q *inquiry) about(chain []*x509.Certificate) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.keys) == maxQuestions {
-		return errTooManyQuestions
+	q.chain = chain
+}
+
+// ask counts one more question.
+func (q *inquiry) ask(url string) (question, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.asked == maxQuestions {
+		return question{}, errTooManyQuestions
 	}
-	q.keys = append(q.keys, key)
-	return nil
+	q.asked++
+	return question{url: url, chain: q.chain}, nil
 }
 
-// used are the keys of all questions so far.
-func (q *inquiry) used() []string {
+// received notes a response and until when it is valid.
+func (q *inquiry) received(d delivery, until time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return slices.Clone(q.keys)
-}
-
-// restsOn notes until when a response that was used is valid.
-func (q *inquiry) restsOn(until time.Time) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.deliveries = append(q.deliveries, d)
 	if q.until.IsZero() || until.Before(q.until) {
 		q.until = until
 	}
+}
+
+// responses are all that were received so far.
+func (q *inquiry) responses() []delivery {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.deliveries)
 }
 
 func (q *inquiry) accept() {
@@ -124,4 +145,48 @@ func (f *finding) cause() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// blames tells whether a response is of a server from which nothing could be
+// learnt.
+func (f *finding) blames(d delivery) bool {
+	for _, r := range f.results {
+		for _, server := range r.ServerResults {
+			if server.Result == result.ResultUnknown && f.from(d, server) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// from tells whether a response is what a server's result rests on. Questions
+// to OCSP responders are below the responder's URL, made clean if they are in
+// the URL; lists of changes are named by lists, and count as of any.
+func (f *finding) from(d delivery, server *result.ServerResult) bool {
+	switch {
+	case server.RevocationMethod == result.RevocationMethodOCSP && d.kind == ocspKind.name:
+		base, err := url.JoinPath(server.Server)
+		return strings.HasPrefix(d.url, canonicalURL(server.Server)) || err == nil && strings.HasPrefix(d.url, base)
+	case server.RevocationMethod == result.RevocationMethodCRL && d.kind == crlKind.name:
+		return d.url == canonicalURL(server.Server) || !f.lists(d.url)
+	default:
+		return false
+	}
+}
+
+// lists tells whether a certificate of the chain names a list.
+func (f *finding) lists(address string) bool {
+	return slices.ContainsFunc(f.chain, func(c *x509.Certificate) bool {
+		return namesList(c, address)
+	})
+}
+
+// canonicalURL is an address as requests spell it.
+func canonicalURL(address string) string {
+	parsed, err := url.Parse(address)
+	if err != nil {
+		return address
+	}
+	return parsed.String()
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/notaryproject/notation-core-go/revocation/purpose"
+	"github.com/notaryproject/notation-core-go/revocation/result"
 	"github.com/notaryproject/notation-core-go/signature"
 	"github.com/notaryproject/notation-go"
 	"github.com/notaryproject/notation-go/verifier/trustpolicy"
@@ -139,6 +140,16 @@ func (j *judgement) revocation(p purpose.Purpose) (verifier.Report, bool) {
 	}
 	if c := f.revoked(); c != nil {
 		return failed(reasonRevoked(c, p)), true
+	}
+	// Of these nothing will be known later either.
+	_, invalid := errors.AsType[result.InvalidChainError](f.err)
+	switch {
+	case invalid && p == purpose.Timestamping:
+		return failed(reasonStamp(f.err)), true
+	case invalid:
+		return failed(reasonEnvelope(f.err)), true
+	case f.untrusted && p == purpose.CodeSigning:
+		return failed(reasonSigner(&j.outcome.EnvelopeContent.SignerInfo, j.statement, f.cause())), true
 	}
 	if c := f.unknown(); c != nil {
 		return verifier.Report{Reason: reasonUnknown(c, p, f.cause())}, true

@@ -130,6 +130,19 @@ func TestJudgementOfStampAuthorities(t *testing.T) {
 	}
 }
 
+// An authority whose chain breaks the rules will not be known better later.
+func TestJudgementOfInvalidStampAuthorities(t *testing.T) {
+	t.Parallel()
+	j := passingJudgement(t)
+	j.inquiry.findings[purpose.Timestamping] = &finding{
+		chain: j.outcome.EnvelopeContent.SignerInfo.CertificateChain, err: result.InvalidChainError{Err: errors.New("no chain")},
+	}
+	j.outcome.VerificationResults[2].Error = errors.New("time")
+	if report := j.report(); report.Outcome != verifier.Failed || report.Reason.Code != verifier.CodeTimestampInvalid {
+		t.Errorf("outcome %s, reason %+v", report.Outcome, report.Reason)
+	}
+}
+
 // The order in which a library hands out attributes is nobody's statement.
 func TestStatementOfAttributes(t *testing.T) {
 	t.Parallel()

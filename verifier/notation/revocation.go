@@ -13,7 +13,6 @@ import (
 	"github.com/notaryproject/notation-core-go/revocation/crl"
 	"github.com/notaryproject/notation-core-go/revocation/purpose"
 	"github.com/notaryproject/notation-core-go/revocation/result"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/gatehouse-project/gatehouse/verifier/trust"
 )
@@ -44,9 +43,8 @@ func newChecker(opts RevocationOptions, deps Deps, m *metrics) (*checker, error)
 		inner:  make(map[purpose.Purpose]revocation.Validator),
 		cache:  cache,
 	}
-	reading := semaphore.NewWeighted(maxExchangeBytes)
-	responders := &http.Client{Transport: newExchange(ocspKind, deps.HTTPClient, cache, reading, m)}
-	fetcher, err := crl.NewHTTPFetcher(&http.Client{Transport: newExchange(crlKind, deps.HTTPClient, cache, reading, m)})
+	responders := &http.Client{Transport: newExchange(ocspKind, deps.HTTPClient, cache, m)}
+	fetcher, err := crl.NewHTTPFetcher(&http.Client{Transport: newExchange(crlKind, deps.HTTPClient, cache, m)})
 	if err != nil {
 		return nil, err
 	}
@@ -85,18 +83,23 @@ func (v validator) ValidateContext(ctx context.Context, opts revocation.Validate
 		return uniform(opts.CertChain, result.ResultNonRevokable, nil), nil
 	}
 	if !q.statement.roots.reached(v.rootType(opts), opts.CertChain) {
+		f.untrusted = true
 		f.results = uniform(opts.CertChain, result.ResultUnknown, errUntrustedChain)
 		return f.results, nil
 	}
-	ctx, cancel := v.bound(ctx)
+	q.about(opts.CertChain)
+	bounded, cancel := v.bound(ctx)
 	defer cancel()
-	f.results, f.err = v.inner[v.purpose].ValidateContext(ctx, opts)
-	if unknown := f.unknown(); unknown != nil {
-		v.forget(q)
-		v.logger.WarnContext(ctx, "revocation status unknown", "certificate", unknown.Subject.String(), "mode", v.opts.Mode, "error", f.cause())
-		return v.tolerate(q, f)
+	f.results, f.err = v.inner[v.purpose].ValidateContext(bounded, opts)
+	unknown := f.unknown()
+	if unknown == nil {
+		return f.results, f.err
 	}
-	return f.results, f.err
+	if ctx.Err() == nil { // else it says more about the caller than about the responders
+		v.forget(q, f)
+		v.logger.WarnContext(ctx, "revocation status unknown", "certificate", unknown.Subject.String(), "mode", v.opts.Mode, "error", f.cause())
+	}
+	return v.tolerate(q, f)
 }
 
 func (v validator) rootType(opts revocation.ValidateContextOptions) trust.Type {
@@ -120,15 +123,13 @@ func (c *checker) bound(ctx context.Context) (context.Context, context.CancelFun
 	return context.WithTimeoutCause(ctx, limit, errRevocationTimeout)
 }
 
-// tolerate turns unknown into good in mode log; the finding keeps the truth.
+// tolerate turns unknown into good in mode log; the finding keeps the truth. A
+// chain that breaks the rules is not unknown but wrong.
 func (c *checker) tolerate(q *inquiry, f *finding) ([]*result.CertRevocationResult, error) {
-	if c.opts.Mode != RevocationLog {
+	if c.opts.Mode != RevocationLog || f.err != nil {
 		return f.results, f.err
 	}
 	q.accept()
-	if f.err != nil {
-		return uniform(f.chain, result.ResultOK, nil), nil //nolint:nilerr // the finding keeps the error, and the report warns
-	}
 	softened := make([]*result.CertRevocationResult, len(f.results))
 	for i, r := range f.results {
 		softened[i] = r
@@ -139,12 +140,14 @@ func (c *checker) tolerate(q *inquiry, f *finding) ([]*result.CertRevocationResu
 	return softened, nil
 }
 
-// forget drops from the cache all that this inquiry used: one of the responses
-// led to nothing, and what has the form of a response but not its signature
-// must not be kept until the end that it claims.
-func (c *checker) forget(q *inquiry) {
-	for _, key := range q.used() {
-		c.cache.Invalidate(key)
+// forget drops from the cache the responses of this inquiry that led to
+// nothing: what has the form of a response but not its signature must not be
+// kept until the end that it claims. What others said stays.
+func (c *checker) forget(q *inquiry, f *finding) {
+	for _, d := range q.responses() {
+		if f.blames(d) {
+			c.cache.Invalidate(d.key)
+		}
 	}
 }
 

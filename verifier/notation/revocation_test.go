@@ -157,6 +157,22 @@ func TestRevokedIntermediate(t *testing.T) {
 	expect(t, report, verifier.Failed, verifier.CodeCertificateRevoked, "CN=middle")
 }
 
+// Where revocation is enforced a stranger fails for good, even if the level
+// only logs authenticity: waiting would not make it known.
+func TestStrangersFailRevocation(t *testing.T) {
+	t.Parallel()
+	stranger := issue(t, authority(t, signing.ECDSA256), signing.ECDSA256, signing.IssueOptions{})
+	for _, mode := range []string{notation.RevocationEnforce, notation.RevocationLog} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			opts := options(level("strict", "authenticity", "log"))
+			opts.UnsafeAllowUnauthenticated, opts.Revocation.Mode = true, mode
+			report := verify(t, newVerifier(t, opts, stores(t, authority(t, signing.ECDSA256)), nil), sign(t, stranger, image(), signing.SignOptions{}))
+			expect(t, report, verifier.Failed, verifier.CodeSignerUntrusted, "is in no trust store")
+		})
+	}
+}
+
 // A stranger's certificate names whom to ask; nobody is, even where the level
 // goes on without authenticity.
 func TestNobodyIsAskedAboutStrangers(t *testing.T) {
@@ -181,11 +197,17 @@ func TestNobodyIsAskedAboutStrangers(t *testing.T) {
 // bubble runs a test on fake time; certificates are made inside.
 func bubble(t *testing.T, r *responder, f func(t *testing.T, v *notation.Verifier, envelope signing.Envelope)) {
 	t.Helper()
+	bubbleOf(t, r, func(t *testing.T, v *notation.Verifier, signer *signing.Signer) {
+		f(t, v, sign(t, signer, image(), signing.SignOptions{}))
+	})
+}
+
+func bubbleOf(t *testing.T, r *responder, f func(t *testing.T, v *notation.Verifier, signer *signing.Signer)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r.Authority = authority(t, signing.ECDSA256)
-		signer := signerAt(t, r, "http://ocsp.example.com", false)
-		v := newVerifier(t, options(), stores(t, r.Authority), r.client())
-		f(t, v, sign(t, signer, image(), signing.SignOptions{}))
+		signer := signerAt(t, r, "http://ocsp.example.com", r.byList)
+		f(t, newVerifier(t, options(), stores(t, r.Authority), r.client()), signer)
 	})
 }
 

@@ -150,6 +150,7 @@ func verify(t testing.TB, v verifier.Verifier, envelope signing.Envelope) verifi
 // list under /crl.
 type responder struct {
 	*signing.Authority
+	byList  bool // the signer's certificate names the list
 	status  signing.Status
 	end     time.Duration       // of what it says; an hour if zero
 	revoked []*x509.Certificate // on the list
