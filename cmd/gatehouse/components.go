@@ -54,6 +54,10 @@ type surroundings struct {
 	budget     *referrerstore.Budget // bytes from registries
 	logger     *slog.Logger
 	registerer prometheus.Registerer
+	// read reads a file that a component names; the process notes which.
+	read func(path string, limit int64) ([]byte, error)
+	// atEnd notes what is to be done when the configuration is retired.
+	atEnd func(func())
 }
 
 // kind builds components of one type from their entries in the configuration.
@@ -133,6 +137,7 @@ func newORAS(ctx context.Context, name string, opts oras.Options, with surroundi
 		Logger:     with.logger,
 		Registerer: with.registerer,
 		Dir:        with.dir,
+		ReadFile:   with.read,
 	})
 }
 
@@ -144,9 +149,11 @@ func newNotation(_ context.Context, name string, opts notation.Options, with sur
 	if err != nil {
 		return nil, err
 	}
+	transport := dialer.Transport(nil)
+	with.atEnd(transport.CloseIdleConnections)
 	return notation.New(name, opts, notation.Deps{
 		Trust:      with.trust,
-		HTTPClient: &http.Client{Transport: dialer.Transport(nil)},
+		HTTPClient: &http.Client{Transport: transport},
 		Logger:     with.logger,
 		Registerer: with.registerer,
 	})

@@ -26,7 +26,7 @@ func validateCommand(std stdio) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l, err := build(cmd.Context(), cfg, slog.New(slog.DiscardHandler), nil)
+			l, err := build(cmd.Context(), cfg, slog.New(slog.DiscardHandler), config.ReadFile, nil)
 			if err != nil {
 				return err
 			}

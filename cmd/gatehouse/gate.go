@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -42,6 +41,7 @@ type gate struct {
 	generation uint64     // written by load only, which never runs twice at once
 	mu         sync.Mutex // guards the fields that follow it
 	refusal    error      // of the last attempt to load, nil if it went live
+	tlsRefusal error      // of the last attempt to exchange the certificate
 	candidate  []string   // files that the refused configuration names
 }
 
@@ -143,17 +143,15 @@ func (g *gate) gather() ([]*dto.MetricFamily, error) {
 
 func (g *gate) current() *live { return g.live.Load() }
 
-// load builds a configuration and makes it live, or leaves all as it was.
+// load builds a configuration and makes it live, or leaves all as it was. It
+// never runs twice at once.
 func (g *gate) load(cfg *config.Config) error {
 	next, err := g.attempt(cfg)
 	if err != nil {
 		return err
 	}
-	g.mu.Lock()
-	g.refusal, g.candidate = nil, nil
-	g.mu.Unlock()
 	g.metrics.reloads.WithLabelValues("live").Inc()
-	g.metrics.current.Set(1)
+	g.told(func() { g.refusal, g.candidate = nil, nil })
 	g.observeCertificates(next)
 	for _, warning := range cfg.Warnings {
 		g.logger.Warn("configuration", "warning", warning.Error())
@@ -166,24 +164,47 @@ func (g *gate) load(cfg *config.Config) error {
 	return nil
 }
 
+// attempt builds a configuration, and notes the files that it was built from:
+// a refused one may be waiting for a file that is not there yet.
 func (g *gate) attempt(cfg *config.Config) (*live, error) {
-	if former := g.live.Load(); former != nil {
+	former := g.live.Load()
+	if former != nil {
 		if err := needsRestart(former.config, cfg); err != nil {
 			return nil, err
 		}
 	}
 	// What is read now is older than what build reads: a change between the
 	// two is found by the watch.
-	for _, file := range cfg.Files() {
+	files := g.withoutTLS(cfg.Files())
+	for _, file := range files {
 		if file != g.path {
 			_, _ = g.seen.ReadFile(file, maxWatchedBytes) // build says what is wrong with it
 		}
 	}
-	return build(g.ctx, cfg, g.logger, g.live.Load())
+	next, err := build(g.ctx, cfg, g.logger, func(path string, limit int64) ([]byte, error) {
+		files = append(files, path)
+		return g.seen.ReadFile(path, limit)
+	}, former)
+	if err != nil {
+		g.told(func() { g.candidate = files })
+	}
+	return next, err
 }
 
 // maxWatchedBytes bounds what is read of a file only to see that it changed.
 const maxWatchedBytes = 16 << 20
+
+// told changes what readiness and metrics tell of the state on disk.
+func (g *gate) told(change func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	change()
+	current := 1.0
+	if g.refusal != nil || g.tlsRefusal != nil {
+		current = 0
+	}
+	g.metrics.current.Set(current)
+}
 
 // needsRestart refuses changes that a running process cannot make, rather than
 // ignore them.
@@ -264,13 +285,14 @@ func (g *gate) detail() map[string]any {
 	detail := map[string]any{"config": g.path, "version": versionText()}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.refusal != nil {
-		detail["refused"] = g.refusal.Error()
+	if err := errors.Join(g.refusal, g.tlsRefusal); err != nil {
+		detail["refused"] = err.Error()
 	}
 	return detail
 }
 
-// run serves and watches until ctx ends.
+// run serves and watches until ctx ends. The server's certificate is watched
+// apart, so that its exchange does not take caches and connections along.
 func (g *gate) run(ctx context.Context, webhook, admin net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.server.Serve(ctx, webhook, admin) })
@@ -278,63 +300,61 @@ func (g *gate) run(ctx context.Context, webhook, admin net.Listener) error {
 		config.Watch(ctx, config.WatchOptions{Interval: g.opts.watchInterval, Files: g.files, Seen: &g.seen}, func(context.Context) { g.reload() })
 		return nil
 	})
+	if g.tls != nil {
+		group.Go(func() error {
+			config.Watch(ctx, config.WatchOptions{Interval: g.opts.watchInterval, Files: g.tls.Files}, func(context.Context) { g.reloadTLS() })
+			return nil
+		})
+	}
 	return group.Wait()
 }
 
+// files are those of which a change makes a new configuration.
 func (g *gate) files() []string {
-	files := map[string]bool{g.path: true}
-	for _, f := range g.live.Load().files() {
-		files[f] = true
-	}
-	// A refused configuration may be waiting for a file that it names.
+	files := append([]string{g.path}, g.live.Load().files()...)
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, f := range g.candidate {
-		files[f] = true
-	}
-	return slices.Sorted(maps.Keys(files))
+	files = append(files, g.candidate...)
+	g.mu.Unlock()
+	files = g.withoutTLS(files)
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
-// reload reads everything anew. What cannot be read or is not valid is told,
-// and the former state stays.
-func (g *gate) reload() {
-	tlsErr := g.reloadTLS()
-	cfg, err := g.read()
-	if err != nil {
-		g.refuse(errors.Join(tlsErr, err), nil)
-		return
+func (g *gate) withoutTLS(files []string) []string {
+	if g.tls == nil {
+		return files
 	}
-	if err := g.load(cfg); err != nil {
-		g.refuse(errors.Join(tlsErr, err), cfg.Files())
+	return slices.DeleteFunc(slices.Clone(files), func(file string) bool { return slices.Contains(g.tls.Files(), file) })
+}
+
+// reload reads the configuration anew. If it cannot be read or is not valid,
+// the former one stays, and log, metrics and readiness say why.
+func (g *gate) reload() {
+	cfg, err := g.read()
+	if err == nil {
+		err = g.load(cfg)
+	}
+	if err != nil {
+		g.told(func() { g.refusal = err })
+		g.metrics.reloads.WithLabelValues("refused").Inc()
+		g.logger.Error("the former configuration stays", "error", err.Error())
 		return
 	}
 	g.logger.Info("configuration live", "generation", g.generation)
-	if tlsErr != nil {
-		g.refuse(tlsErr, nil)
-	}
 }
 
-func (g *gate) reloadTLS() error {
-	if g.tls == nil {
-		return nil
-	}
+// reloadTLS does the same for the server's certificate and client authority.
+func (g *gate) reloadTLS() {
 	changed, err := g.tls.Reload()
-	if changed {
-		g.logger.Info("certificate exchanged", "not_after", g.tls.NotAfter())
-		g.metrics.certificate.WithLabelValues("server").Set(float64(g.tls.NotAfter().Unix()))
+	g.told(func() { g.tlsRefusal = err })
+	if err != nil {
+		g.logger.Error("the former certificate stays", "error", err.Error())
+		return
 	}
-	return err
-}
-
-// refuse keeps the former state and says why, in log, metrics and readiness.
-// The files are those that may yet make the refused configuration valid.
-func (g *gate) refuse(err error, files []string) {
-	g.mu.Lock()
-	g.refusal, g.candidate = err, files
-	g.mu.Unlock()
-	g.metrics.reloads.WithLabelValues("refused").Inc()
-	g.metrics.current.Set(0)
-	g.logger.Error("the former state stays", "error", err.Error())
+	if changed {
+		g.metrics.certificate.WithLabelValues("server").Set(float64(g.tls.NotAfter().Unix()))
+		g.logger.Info("certificate exchanged", "not_after", g.tls.NotAfter())
+	}
 }
 
 // close ends all background work.

@@ -39,12 +39,17 @@ type live struct {
 	trust    *trust.Snapshot
 	budget   *referrerstore.Budget // bytes from registries
 	metrics  *prometheus.Registry
+	ends     []func()
 }
 
+// readFile reads a file whole, of at most limit bytes.
+type readFile = func(path string, limit int64) ([]byte, error)
+
 // build makes all that a configuration names, or nothing: the errors name file
-// and line where they can. The stores' background work ends with ctx. A former
-// configuration, which may be nil, shares its budget if that is of one size.
-func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, former *live) (*live, error) {
+// and line where they can. Components read their files through read. The stores'
+// background work ends with ctx. A former configuration, which may be nil,
+// shares its budget if that is of one size.
+func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, read readFile, former *live) (*live, error) {
 	snapshot, err := trust.Load(cfg.Dir(), certificates(cfg))
 	if err != nil {
 		return nil, cfg.At("trust.certificates", err)
@@ -59,7 +64,8 @@ func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, former 
 		return nil, err
 	}
 	l := &live{config: cfg, trust: snapshot, budget: budget, metrics: prometheus.NewRegistry()}
-	with := surroundings{dir: cfg.Dir(), trust: snapshot, budget: budget, logger: logger, registerer: l.metrics}
+	with := surroundings{dir: cfg.Dir(), trust: snapshot, budget: budget, logger: logger, registerer: l.metrics, read: read}
+	with.atEnd = func(end func()) { l.ends = append(l.ends, end) }
 	if err := l.assemble(ctx, stores, verifiers, with); err != nil {
 		l.close()
 		return nil, err
@@ -202,5 +208,8 @@ func (l *live) files() []string {
 func (l *live) close() {
 	for _, s := range l.stores {
 		s.Close()
+	}
+	for _, end := range l.ends {
+		end()
 	}
 }

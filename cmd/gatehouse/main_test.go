@@ -322,6 +322,16 @@ func TestReload(t *testing.T) {
 	if text := readyz(t, admin); strings.Contains(text, "refused") || !strings.Contains(text, `"generation": 2`) {
 		t.Errorf("readyz: %s", text)
 	}
+	// A file that comes after the configuration that names it, as a mounted
+	// secret may, makes the refused configuration valid.
+	edit(t, s, func(text string) string {
+		return strings.Replace(text, "trust:\n", "    credentials: [{hosts: [\"*\"], type: dockerConfig, path: late.json}]\ntrust:\n", 1)
+	})
+	until("the missing file is told", func() bool { return strings.Contains(readyz(t, admin), "late.json") })
+	if err := os.WriteFile(filepath.Join(filepath.Dir(s.config), "late.json"), []byte(`{"auths":{}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until("the file is noticed", func() bool { return strings.Contains(readyz(t, admin), `"generation": 3`) })
 	edit(t, s, func(text string) string { return strings.Replace(text, "127.0.0.1:6001", "127.0.0.1:6002", 1) })
 	until("a change that needs a restart is told", func() bool { return strings.Contains(readyz(t, admin), "restart") })
 }

@@ -102,7 +102,7 @@ func openLive(ctx context.Context, std stdio, path string, verbose bool) (*live,
 	if verbose {
 		logger = slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	return build(ctx, cfg, logger, nil)
+	return build(ctx, cfg, logger, config.ReadFile, nil)
 }
 
 // The bounds on a list of images.

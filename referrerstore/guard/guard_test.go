@@ -337,3 +337,79 @@ func ExampleGuard_DialContext() {
 	// true
 	// refused by the configuration: host "10.20.0.7": it is at 10.20.0.7, a private address; if that is meant, add "10.20.0.7" to allowPrivate of store "registry"
 }
+
+// The proxy is chosen once: a second choice could be none, and what the proxied
+// transport dials is not checked.
+func TestProxyIsChosenOnce(t *testing.T) {
+	t.Parallel()
+	var reached atomic.Bool
+	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Store(true) }))
+	t.Cleanup(target.Close)
+	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(proxy.Close)
+	_, port, _ := net.SplitHostPort(target.Listener.Addr().String())
+	proxyURL, err := url.Parse(proxy.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	transport := newGuard(t, guard.Options{
+		Resolver: resolver(t, func(string) [4]byte { return [4]byte{127, 0, 0, 1} }),
+		Proxy: func(*url.URL) (*url.URL, error) {
+			if asked.Add(1) == 1 {
+				return proxyURL, nil
+			}
+			return nil, nil
+		},
+	}).Transport(nil)
+	t.Cleanup(transport.CloseIdleConnections)
+	_ = get(t, transport, "http://registry.example:"+port+"/").Body.Close()
+	if reached.Load() || asked.Load() != 1 {
+		t.Errorf("the proxy was chosen %d times; reached without it: %t", asked.Load(), reached.Load())
+	}
+}
+
+func TestSendTellsPrivateHosts(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+	proxyURL, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loopback := resolver(t, func(string) [4]byte { return [4]byte{127, 0, 0, 1} })
+	for _, tt := range []struct {
+		allow, host string
+		proxy       *url.URL
+		want        bool
+	}{
+		{"a.example", "a.example", nil, true},
+		{"127.0.0.0/8", "a.example", nil, true},
+		{"127.0.0.0/8", "127.0.0.1", nil, true},
+		{"a.example", "a.example", proxyURL, true},
+		{"10.0.0.0/8", "10.1.2.3", proxyURL, true},
+		{"127.0.0.0/8", "a.example", proxyURL, false}, // the private address is the proxy's
+		{"192.0.2.0/24", "192.0.2.1", proxyURL, false},
+	} {
+		transport := newGuard(t, guard.Options{
+			AllowPrivate: []string{tt.allow}, Resolver: loopback,
+			Proxy: func(*url.URL) (*url.URL, error) { return tt.proxy, nil },
+		}).Transport(nil)
+		t.Cleanup(transport.CloseIdleConnections)
+		for range 2 { // the second time on the same connection
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+net.JoinHostPort(tt.host, port)+"/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, private, err := transport.Send(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			if private != tt.want {
+				t.Errorf("allow %s, %s, proxy %v: private is %t", tt.allow, tt.host, tt.proxy, private)
+			}
+		}
+	}
+}

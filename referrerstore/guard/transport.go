@@ -1,11 +1,14 @@
 package guard
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -44,7 +47,7 @@ func (g *Guard) Transport(roots *x509.CertPool) *Transport {
 	// The one dialer without a check: it only ever sees proxies, because every
 	// request given to this transport has one.
 	t.proxied.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAliveBetween, Resolver: g.resolver}).DialContext
-	t.proxied.Proxy = func(req *http.Request) (*url.URL, error) { return g.proxy(req.URL) }
+	t.proxied.Proxy = chosenProxy
 	return t
 }
 
@@ -71,17 +74,60 @@ func newTransport(roots *x509.CertPool) *http.Transport {
 // be checked by name: addresses as above, and names that mean the proxy's own
 // machine or a metadata service.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, _, err := t.Send(req)
+	return resp, err
+}
+
+// Send is RoundTrip that also says whether the host is one that only
+// AllowPrivate makes reachable, or that is named there: it is trusted more than
+// a host that anybody may set up. Behind a proxy the name alone decides.
+func (t *Transport) Send(req *http.Request) (resp *http.Response, private bool, err error) {
 	proxy, err := t.guard.proxy(req.URL)
 	if err != nil {
-		return nil, fmt.Errorf("choose a proxy: %w", err)
+		return nil, false, fmt.Errorf("choose a proxy: %w", err)
 	}
 	if proxy == nil {
-		return t.direct.RoundTrip(req)
+		return t.sendDirect(req)
 	}
 	if err := t.guard.checkName(req.URL); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return t.proxied.RoundTrip(req)
+	// The choice goes along, because another one might be none.
+	resp, err = t.proxied.RoundTrip(req.WithContext(context.WithValue(req.Context(), proxyKey{}, proxy)))
+	addr, _ := netip.ParseAddr(canonical(req.URL.Hostname()))
+	return resp, t.guard.named(hostPort(req.URL)) || isPrivate(addr), err
+}
+
+func (t *Transport) sendDirect(req *http.Request) (resp *http.Response, private bool, err error) {
+	var at netip.AddrPort
+	traced := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { at, _ = netip.ParseAddrPort(info.Conn.RemoteAddr().String()) },
+	})
+	resp, err = t.direct.RoundTrip(req.WithContext(traced))
+	return resp, t.guard.named(hostPort(req.URL)) || isPrivate(at.Addr()), err
+}
+
+// isPrivate says that a guard without entries would refuse the address.
+func isPrivate(addr netip.Addr) bool { return addr.IsValid() && (&Guard{}).refuses(addr) != "" }
+
+type proxyKey struct{}
+
+// chosenProxy is what Send chose. Without one there is no request: the proxied
+// transport's dialer has no check.
+func chosenProxy(req *http.Request) (*url.URL, error) {
+	proxy, _ := req.Context().Value(proxyKey{}).(*url.URL)
+	if proxy == nil {
+		return nil, errors.New("no proxy was chosen")
+	}
+	return proxy, nil
+}
+
+func hostPort(u *url.URL) (name, port string) {
+	name, port = canonical(u.Hostname()), u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return name, port
 }
 
 // CloseIdleConnections closes the connections that no request uses.
@@ -91,10 +137,7 @@ func (t *Transport) CloseIdleConnections() {
 }
 
 func (g *Guard) checkName(u *url.URL) error {
-	name, port := canonical(u.Hostname()), u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
+	name, port := hostPort(u)
 	if g.named(name, port) {
 		return nil
 	}

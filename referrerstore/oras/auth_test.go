@@ -304,8 +304,13 @@ func TestRealms(t *testing.T) {
 			shown: 1, secret: true,
 		},
 		{
-			name:  "anonymous",
-			opts:  Options{AllowPrivate: []string{"example.com"}, CA: ca},
+			name:    "anonymous, not listed",
+			opts:    Options{AllowPrivate: []string{"example.com"}, CA: ca},
+			refused: fmt.Sprintf("{%q: [%q]} to its realms", r.host(), foreignHost),
+		},
+		{
+			name:  "anonymous, listed",
+			opts:  Options{AllowPrivate: []string{"example.com"}, CA: ca, Realms: map[string][]string{r.host(): {foreignHost}}},
 			shown: 1,
 		},
 		{

@@ -53,7 +53,7 @@ func (c *client) bearer(ctx context.Context, known *challenge, repository string
 	t, held := c.store.tokenCache.get(key, time.Now())
 	if !held {
 		var err error
-		t, err = c.store.tokens.Do(ctx, key, func(ctx context.Context) (token, error) {
+		t, err = patiently(ctx, c.store.patience, c.store.tokens, key, func(ctx context.Context) (token, error) {
 			return c.fetchToken(ctx, known, key)
 		})
 		if err != nil {

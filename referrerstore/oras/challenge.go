@@ -20,6 +20,7 @@ type challenge struct {
 	scheme  authScheme
 	realm   string // of bearer: the token service's URL
 	service string // of bearer: what the token service calls the registry
+	base    bool   // of none: GET /v2/ said so, and not only some repository
 	at      time.Time
 }
 

@@ -24,7 +24,8 @@ const (
 	maxClients = 1024
 	// maxInFlight bounds the requests to one host at a time.
 	maxInFlight = 64
-	// challengeLife is how long a host is believed to want what it wanted.
+	// challengeLife is how long a host is believed to want what it wanted if
+	// there is a reason for doubt. Without one it is believed on.
 	challengeLife = time.Hour
 
 	// dockerHub is reached under another name, and has its token service
@@ -46,6 +47,9 @@ type client struct {
 	source *dockerConfig // of credentials; nil without
 	base   url.URL       // scheme and host that requests go to
 	slots  *semaphore.Weighted
+
+	tokenSlots   *semaphore.Weighted // of requests for tokens
+	tokensWanted atomic.Int64        // under way, or waiting for a slot
 
 	lastUsed   atomic.Int64              // unix nanoseconds, for eviction
 	challenge  atomic.Pointer[challenge] // nil until learned
@@ -85,8 +89,9 @@ func (s *Store) client(host string) *client {
 func (s *Store) newClient(key clientKey, source *dockerConfig) *client {
 	c := &client{
 		store: s, key: key, source: source,
-		base:  url.URL{Scheme: s.Scheme(key.host), Host: key.host},
-		slots: semaphore.NewWeighted(maxInFlight),
+		base:       url.URL{Scheme: s.Scheme(key.host), Host: key.host},
+		slots:      semaphore.NewWeighted(maxInFlight),
+		tokenSlots: semaphore.NewWeighted(maxTokenRequests),
 	}
 	if key.host == dockerHub {
 		c.base.Host = dockerHubAPI
@@ -216,23 +221,57 @@ func (of *call) admit(resp *answer) error {
 // exchange sends the request with what the host is known to want; a host of
 // which nothing is known is sent one request alone first.
 func (c *client) exchange(req *http.Request, of *call) (*answer, error) {
-	known := c.known()
-	if known == nil {
-		resp, learned, err := c.first(req)
-		if err != nil || resp != nil {
-			return resp, err
-		}
-		known = learned
+	known, resp, err := c.wanted(req)
+	if err != nil || resp != nil {
+		return resp, err
 	}
 	auth, err := c.authorize(req.Context(), known, of.repository)
+	if err != nil && req.Context().Err() == nil && known != nil && c.challenge.Load() == nil {
+		// What was known for long may not be true any more.
+		if known, resp, err = c.wanted(req); err != nil || resp != nil {
+			return resp, err
+		}
+		auth, err = c.authorize(req.Context(), known, of.repository)
+	}
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.send(req, auth.header)
-	if err != nil || resp.StatusCode < http.StatusUnauthorized || resp.elsewhere {
+	resp, err = c.send(req, auth.header)
+	if err != nil || resp.elsewhere {
 		return resp, err
 	}
+	if resp.StatusCode == http.StatusNotFound && auth.header == "" && c.source != nil {
+		return c.hidden(req, of, resp)
+	}
+	if known == nil {
+		c.open(resp)
+	}
 	return c.again(req, of, known, auth, resp)
+}
+
+// hidden deals with a 404 to a request that showed nothing although there are
+// credentials: some registries hide so what not everybody may see. The host
+// itself is asked what it wants, unless it said that it is open not long ago.
+func (c *client) hidden(req *http.Request, of *call, resp *answer) (*answer, error) {
+	if err := resp.keep(); err != nil {
+		return nil, err
+	}
+	wanted, err := patiently(req.Context(), c.store.patience, c.store.bases, c.key, c.askBase)
+	if err != nil {
+		return nil, classify(req.Context(), err)
+	}
+	if wanted.scheme == schemeNone {
+		return resp, nil
+	}
+	auth, err := c.authorize(req.Context(), wanted, of.repository)
+	if err != nil {
+		return nil, err
+	}
+	resp, err = c.send(req, auth.header)
+	if err != nil || resp.elsewhere {
+		return resp, err
+	}
+	return c.again(req, of, wanted, auth, resp)
 }
 
 // again deals with an answer of 401 or 403: what was held for too long is
@@ -260,13 +299,22 @@ func (c *client) again(req *http.Request, of *call, known *challenge, auth autho
 	return c.send(req, auth.header)
 }
 
-// known is what the host wants, nil if that was never learned or long ago.
-func (c *client) known() *challenge {
-	known := c.challenge.Load()
-	if known == nil || time.Since(known.at) > challengeLife {
-		return nil
+// wanted is what the host wants: known, or learned by a first request, whose
+// answer it may be instead.
+func (c *client) wanted(req *http.Request) (*challenge, *answer, error) {
+	if known := c.challenge.Load(); known != nil {
+		return known, nil, nil
 	}
-	return known
+	resp, learned, err := c.first(req)
+	return learned, resp, err
+}
+
+// doubt forgets what a host wants, if that was learned long ago, because its
+// token service fails. A 401 teaches by itself.
+func (c *client) doubt(known *challenge) {
+	if time.Since(known.at) > challengeLife {
+		c.challenge.CompareAndSwap(known, nil)
+	}
 }
 
 // learn takes the challenge from a 401 of the host itself; nil if there is none

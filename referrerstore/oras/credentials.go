@@ -73,6 +73,7 @@ type dockerConfig struct {
 	auths      map[string]credential // by canonical host
 	helpers    map[string]helper     // by canonical host
 	credsStore string
+	ignored    []string // entries for a part of a host
 }
 
 // helper is a credential helper and what it calls the host.
@@ -141,9 +142,13 @@ func (d *dockerConfig) parse(data []byte) error {
 func (d *dockerConfig) readHelpers(entries map[string]string) error {
 	d.helpers = make(map[string]helper, len(entries))
 	for _, key := range keysByRank(entries) {
-		host, err := hostOfServer(key)
+		host, part, err := hostOfServer(key)
 		if err != nil || !isHelperName(entries[key]) {
 			return fmt.Errorf("credHelpers: the entry %q is not a host with the name of a helper", key)
+		}
+		if part {
+			d.ignored = append(d.ignored, key)
+			continue
 		}
 		if _, taken := d.helpers[host]; !taken {
 			server := key
@@ -159,9 +164,13 @@ func (d *dockerConfig) readHelpers(entries map[string]string) error {
 func (d *dockerConfig) readAuths(entries map[string]dockerAuth) error {
 	d.auths = make(map[string]credential, len(entries))
 	for _, key := range keysByRank(entries) {
-		host, err := hostOfServer(key)
+		host, part, err := hostOfServer(key)
 		if err != nil {
 			return fmt.Errorf("auths: %q is not a host", key)
+		}
+		if part {
+			d.ignored = append(d.ignored, key)
+			continue
 		}
 		if _, taken := d.auths[host]; taken {
 			continue
@@ -174,7 +183,7 @@ func (d *dockerConfig) readAuths(entries map[string]dockerAuth) error {
 }
 
 // keysByRank orders the names that a file has for hosts, so that where two mean
-// one host the shorter wins: "registry.example" over "registry.example/team".
+// one host the shorter wins: "registry.example" over "registry.example/v1/".
 func keysByRank[V any](entries map[string]V) []string {
 	keys := make([]string, 0, len(entries))
 	for key := range entries {
@@ -190,17 +199,23 @@ func keysByRank[V any](entries map[string]V) []string {
 }
 
 // hostOfServer is the canonical host of a key in a config.json, which may be a
-// host, a host with a path, or a URL.
-func hostOfServer(key string) (string, error) {
+// host, a host with a path, or a URL. Part says that it is for what is below a
+// path alone: clients are of hosts, so it must not become the host's.
+func hostOfServer(key string) (host string, part bool, err error) {
+	host, path, _ := strings.Cut(key, "/")
 	if strings.Contains(key, "://") {
 		u, err := url.Parse(key)
 		if err != nil {
-			return "", errors.New("it is not a URL")
+			return "", false, errors.New("it is not a URL")
 		}
-		return referrerstore.CanonicalHost(u.Host)
+		host, path = u.Host, u.Path
 	}
-	host, _, _ := strings.Cut(key, "/")
-	return referrerstore.CanonicalHost(host)
+	host, err = referrerstore.CanonicalHost(host)
+	switch strings.Trim(path, "/") {
+	case "", "v1", "v2": // the API's own, which stands for the whole host
+		return host, false, err
+	}
+	return host, true, err
 }
 
 // dockerAuth is an entry of "auths".

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,11 +29,15 @@ func TestDockerConfig(t *testing.T) {
 			"https://legacy.example/v1/": {"auth": "` + encode("l:p\x00") + `"},
 			"https://index.docker.io/v1/": {"auth": "` + encode("hub:p") + `"},
 			"REGISTRY.example:443/team": {"auth": "` + encode("team:p") + `"},
+			"https://v2.example/v2/": {"auth": "` + encode("v:p") + `"},
+			"part.example/team": {"auth": "` + encode("team:p") + `"},
+			"https://part.example/v1/team": {"auth": "` + encode("team:p") + `"},
 			"plain.example:5000": {"username": "u", "password": "p"},
 			"identity.example": {"identitytoken": "i"},
 			"token.example": {"registrytoken": "r"},
 			"empty.example": {}
 		},
+		"credHelpers": {"helped.example/team": "x"},
 		"HttpHeaders": {"User-Agent": "x"}
 	}`
 	d := &dockerConfig{named: true}
@@ -47,16 +52,22 @@ func TestDockerConfig(t *testing.T) {
 		"identity.example":   {identityToken: "i"},
 		"token.example":      {registryToken: "r"},
 		"empty.example":      {},
+		"v2.example":         {user: "v", password: "p"},
 		"other.example":      {},
 		"plain.example":      {},
+		"part.example":       {},
+		"helped.example":     {},
 	} {
 		got, err := d.find(t.Context(), nil, host)
 		if err != nil || got != want {
 			t.Errorf("%s: wrong credential, %v", host, err)
 		}
-		if named := host != "other.example" && host != "plain.example"; d.serves(host) != named {
+		if named := !slices.Contains([]string{"other.example", "plain.example", "part.example", "helped.example"}, host); d.serves(host) != named {
 			t.Errorf("%s: serves is %t", host, !named)
 		}
+	}
+	if len(d.ignored) != 4 {
+		t.Errorf("ignored are %q", d.ignored)
 	}
 }
 

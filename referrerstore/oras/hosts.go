@@ -8,7 +8,7 @@ import (
 // HeldBytes bounds what a store with these options keeps and reads beside the
 // budget that it shares: bearer tokens, and the answers of token services.
 func (Options) HeldBytes() int64 {
-	return maxTokenCacheBytes + maxTokenRequests*maxTokenResponse
+	return maxTokenCacheBytes + maxTokenReading
 }
 
 // PlainHosts are the canonical hosts that are talked to over plain HTTP, in

@@ -1,8 +1,10 @@
 package oras
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -33,9 +35,10 @@ type Options struct {
 	// used.
 	Credentials []Credential `yaml:"credentials" doc:"Where credentials come from; the first entry that knows the host is used."`
 	// Realms maps a registry host to further hosts whose token service may
-	// see its credentials. A token service on the registry's own host may
-	// always, and auth.docker.io for docker.io.
-	Realms map[string][]string `yaml:"realms" doc:"For a registry host, further hosts whose token service may see its credentials; its own host may, and auth.docker.io for docker.io."`
+	// see its credentials, and have a private address as far as PlainHTTP and
+	// AllowPrivate say. A token service on the registry's own host may always,
+	// and auth.docker.io for docker.io.
+	Realms map[string][]string `yaml:"realms" doc:"For a registry host, further hosts whose token service may see its credentials or be at a private address; its own host may, and auth.docker.io for docker.io."`
 }
 
 // Credential says where credentials come from and for which hosts.
@@ -189,28 +192,42 @@ func withPort(host, port string) string {
 }
 
 func (set *settings) readTransports(opts Options, deps Deps) error {
-	g, err := guard.New(guard.Options{
-		AllowPrivate: set.mayBePrivate(opts),
-		Where:        fmt.Sprintf("allowPrivate of store %q", set.store),
-		Resolver:     deps.Resolver,
-		Proxy:        deps.Proxy,
-	})
+	private := set.mayBePrivate(opts)
+	where := fmt.Sprintf("allowPrivate of store %q", set.store)
+	open, err := guard.New(guard.Options{AllowPrivate: private, Where: where, Resolver: deps.Resolver, Proxy: deps.Proxy})
 	if err != nil {
 		return err
 	}
-	set.transports = &transports{others: g.Transport(nil), byHost: make(map[string]*guard.Transport)}
+	authorities, err := set.readCA(opts, deps)
+	if err != nil {
+		return err
+	}
+	set.transports = &transports{open: newRoutes(open, authorities)}
+	set.transports.strict = set.transports.open
+	if len(private) == 0 {
+		return nil
+	}
+	where += ", and so the host that leads there"
+	strict, err := guard.New(guard.Options{Where: where, Resolver: deps.Resolver, Proxy: deps.Proxy})
+	if err != nil {
+		return err
+	}
+	set.transports.strict = newRoutes(strict, authorities)
+	return nil
+}
+
+func (set *settings) readCA(opts Options, deps Deps) (map[string]*x509.CertPool, error) {
+	authorities := make(map[string]*x509.CertPool, len(opts.CA))
 	for text, paths := range opts.CA {
 		host, err := referrerstore.CanonicalHost(text)
 		if err != nil {
-			return fmt.Errorf("ca %q: %w", text, err)
+			return nil, fmt.Errorf("ca %q: %w", text, err)
 		}
-		roots, err := set.readRoots(deps.Dir, paths)
-		if err != nil {
-			return fmt.Errorf("ca %q: %w", text, err)
+		if authorities[host], err = set.readRoots(deps, paths); err != nil {
+			return nil, fmt.Errorf("ca %q: %w", text, err)
 		}
-		set.transports.byHost[host] = g.Transport(roots)
 	}
-	return nil
+	return authorities, nil
 }
 
 func (set *settings) readCredentials(opts Options, deps Deps) error {
@@ -246,12 +263,16 @@ func (set *settings) readCredential(index int, entry Credential, deps Deps) (*do
 		}
 		source.patterns = append(source.patterns, pattern)
 	}
-	data, err := set.readFile(deps.Dir, entry.Path)
+	data, err := set.readFile(deps, entry.Path)
 	if err != nil {
 		return nil, err
 	}
 	if err := source.parse(data); err != nil {
 		return nil, fmt.Errorf("%s: %w", entry.Path, err)
+	}
+	if len(source.ignored) > 0 && deps.Logger != nil {
+		deps.Logger.Warn("credentials for a part of a registry are not used", slog.String("store", set.store),
+			slog.String("path", entry.Path), slog.Any("entries", source.ignored))
 	}
 	return source, nil
 }

@@ -3,9 +3,11 @@ package oras
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,6 +70,12 @@ func TestBadOptions(t *testing.T) {
 	large := writeFile(t, "large.json", strings.Repeat(" ", maxFileBytes+1), 0o600)
 	noPEM := writeFile(t, "no.crt", "x", 0o600)
 	aKey := writeFile(t, "key.pem", "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n", 0o600)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := readText(t, newRegistry(t, registryOptions{tls: true}).ca(t))
+	pem := func(text string) string { return writeFile(t, "ca.crt", text, 0o600) }
 	entry := func(c Credential) Options { return Options{Credentials: []Credential{c}} }
 	for _, tt := range []struct {
 		says string
@@ -80,6 +88,12 @@ func TestBadOptions(t *testing.T) {
 		{"ca", Options{CA: map[string][]string{"a.example": {}}}},
 		{"ca", Options{CA: map[string][]string{"a.example": {"missing.crt"}}}},
 		{"not a list of certificates", Options{CA: map[string][]string{"a.example": {noPEM}}}},
+		{"not a regular file", Options{CA: map[string][]string{"a.example": {pipe}}}},
+		{"not a regular file", entry(Credential{Hosts: []string{"*"}, Type: "dockerConfig", Path: pipe})},
+		{"what follows certificate 0", Options{CA: map[string][]string{"a.example": {pem("x\n" + good)}}}},
+		{"what follows certificate 1", Options{CA: map[string][]string{"a.example": {pem(good + "x\n" + good)}}}},
+		{"what follows certificate 0", Options{CA: map[string][]string{"a.example": {pem(strings.Replace(good, "END", "AND", 1) + good)}}}},
+		{"headers", Options{CA: map[string][]string{"a.example": {pem(strings.Replace(good, "\n", "\na: b\n\n", 1))}}}},
 		{"EC PRIVATE KEY", Options{CA: map[string][]string{"a.example": {aKey}}}},
 		{"mirrors", Options{Mirrors: map[string][]string{"a.example": {"http://b.example"}}}},
 		{"mirrors", Options{Mirrors: map[string][]string{"a.example": {"https://b.example/path"}}}},
@@ -101,6 +115,42 @@ func TestBadOptions(t *testing.T) {
 			t.Errorf("%+v: %v, want an error with %q", tt.opts, err, tt.says)
 		}
 	}
+}
+
+// What is read is what the process is told of, and comments may stand between
+// certificates.
+func TestReadFile(t *testing.T) {
+	t.Parallel()
+	good := readText(t, newRegistry(t, registryOptions{tls: true}).ca(t))
+	var read []string
+	opts := Options{
+		CA:          map[string][]string{"a.example": {"ca.crt"}},
+		Credentials: []Credential{{Hosts: []string{"*"}, Type: "dockerConfig", Path: "/x/config.json"}},
+	}
+	store := newStore(t, opts, Deps{Dir: "/nowhere", ReadFile: func(path string, limit int64) ([]byte, error) {
+		if read = append(read, path); limit != maxFileBytes {
+			t.Errorf("%s: the bound is %d", path, limit)
+		}
+		if filepath.Base(path) == "ca.crt" {
+			return []byte("# ours\n" + good + "\n# the same\n" + good + "# the end"), nil
+		}
+		return []byte(`{}`), nil
+	}})
+	if diff := cmp.Diff([]string{"/nowhere/ca.crt", "/x/config.json"}, read); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(read, store.Files()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 func TestMetrics(t *testing.T) {

@@ -10,22 +10,59 @@ import (
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
 )
 
-const probeTimeout = 15 * time.Second
+const (
+	probeTimeout = 15 * time.Second
+	// joinPatience is how long whoever joins another's flight waits for it. A
+	// flight may be on the one connection that hangs.
+	joinPatience = time.Second
+)
 
-var errProbeTimeout = errors.New("no answer within 15s")
+var (
+	errProbeTimeout = errors.New("no answer within 15s")
+	errImpatient    = errors.New("another's flight takes too long")
+)
+
+// attempt tells flights for one thing apart of which the earlier take long.
+type attempt[K comparable] struct {
+	key K
+	n   int
+}
+
+// patiently joins the flight for key, or begins it. Whoever joined and waited
+// for as long as patience goes on to the next flight, so that there is one
+// more each time at most. The flight's function must look first whether another
+// has brought the result meanwhile.
+func patiently[K comparable, V any](ctx context.Context, patience time.Duration, group *flight.Group[attempt[K], V],
+	key K, fn func(context.Context) (V, error),
+) (V, error) {
+	for n := 0; ; n++ {
+		joined, cancel := context.WithCancelCause(ctx)
+		timer := time.AfterFunc(patience, func() { cancel(errImpatient) })
+		v, err := group.Do(joined, attempt[K]{key: key, n: n}, func(ctx context.Context) (V, error) {
+			timer.Stop() // this flight is the caller's own
+			return fn(ctx)
+		})
+		timer.Stop()
+		cancel(nil)
+		if !errors.Is(err, errImpatient) {
+			return v, err
+		}
+	}
+}
 
 // first sends req, alone, to a host of which nothing is known; whoever else
-// wants something of the host waits for what is learned from the answer. The
-// answer itself, unless it is a challenge, is for req's sender.
+// wants something of the host waits a while for what is learned from the
+// answer. The answer itself, unless it is a challenge, is for req's sender.
 //
 // The request goes on if its sender has no time left, so that the next one
 // finds the host known.
 func (c *client) first(req *http.Request) (*answer, *challenge, error) {
 	mine := &handover{}
-	learned, err := c.store.probes.Do(req.Context(), c.key, func(ctx context.Context) (*challenge, error) {
-		if known := c.known(); known != nil {
+	learned, err := patiently(req.Context(), c.store.patience, c.store.probes, c.key, func(ctx context.Context) (*challenge, error) {
+		if known := c.challenge.Load(); known != nil {
 			return known, nil
 		}
 		return c.probe(ctx, req, mine)
@@ -62,19 +99,80 @@ func (c *client) probe(ctx context.Context, req *http.Request, sender *handover)
 		}
 	}
 	learned := c.open(resp)
+	if resp.StatusCode == http.StatusNotFound && !resp.elsewhere && c.source != nil {
+		learned, err = c.behind(timed, resp)
+		if err != nil || learned.scheme != schemeNone {
+			cancel(nil)
+			return learned, err
+		}
+	}
 	resp.Body = linkBody(resp.Body, req.Context(), cancel)
 	sender.offer(resp)
 	return learned, nil
 }
 
-// open notes that the host answers without credentials, if that is so.
+// behind asks what the host wants that answered 404, and keeps that answer.
+func (c *client) behind(ctx context.Context, resp *answer) (*challenge, error) {
+	if err := resp.keep(); err != nil {
+		return nil, err
+	}
+	return c.askBase(ctx)
+}
+
+// open notes that the host answers without credentials, if that is so and
+// nothing else was learned meanwhile. A 404 says it only if there are none.
 func (c *client) open(resp *answer) *challenge {
-	if resp.StatusCode >= http.StatusBadRequest && resp.StatusCode != http.StatusNotFound {
+	missing := resp.StatusCode == http.StatusNotFound && (c.source == nil || resp.elsewhere)
+	if resp.StatusCode >= http.StatusBadRequest && !missing {
 		return nil
 	}
-	learned := &challenge{at: time.Now()}
-	c.challenge.Store(learned)
+	return c.note(nil, &challenge{at: time.Now()})
+}
+
+// note keeps what was learned in place of what was known before, and is what
+// counts from now on.
+func (c *client) note(before, learned *challenge) *challenge {
+	if !c.challenge.CompareAndSwap(before, learned) {
+		if other := c.challenge.Load(); other != nil {
+			return other
+		}
+	}
 	return learned
+}
+
+// askBase asks the host itself, GET /v2/, how it wants to be asked. An answer
+// that says neither that nor that it is open is an error.
+//
+// Specification: OCI distribution specification 1.1, end-1.
+func (c *client) askBase(ctx context.Context) (*challenge, error) {
+	known := c.challenge.Load()
+	if known != nil && (known.scheme != schemeNone || (known.base && time.Since(known.at) <= challengeLife)) {
+		return known, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(withCall(ctx, &call{kind: kindChallenge, size: -1}), probeTimeout, errProbeTimeout)
+	defer cancel()
+	at := c.base
+	at.Path = "/v2/"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.send(req, "")
+	if err != nil {
+		return nil, probeError(ctx, err)
+	}
+	defer resp.discard()
+	switch {
+	case resp.elsewhere: // whose word says nothing of this host
+	case resp.StatusCode == http.StatusUnauthorized:
+		if wanted, err := c.learn(resp); wanted != nil || err != nil {
+			return wanted, err
+		}
+		return nil, statusError(resp.Response)
+	case resp.StatusCode >= http.StatusBadRequest && resp.StatusCode != http.StatusNotFound:
+		return nil, statusError(resp.Response)
+	}
+	return c.note(known, &challenge{base: true, at: time.Now()}), nil
 }
 
 func probeError(ctx context.Context, err error) error {
@@ -114,12 +212,12 @@ type handover struct {
 
 func (h *handover) offer(resp *answer) {
 	h.mu.Lock()
-	gone := h.gone
-	if !gone {
+	unwanted := h.gone || h.resp != nil
+	if !unwanted {
 		h.resp = resp
 	}
 	h.mu.Unlock()
-	if gone {
+	if unwanted {
 		resp.discard()
 	}
 }

@@ -1,6 +1,7 @@
 package oras
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,15 @@ func (a *answer) discard() {
 	_ = a.Body.Close()
 }
 
+// keep reads what matters of an answer's body and closes it, so that whoever
+// holds the answer holds none of the host's slots.
+func (a *answer) keep() error {
+	data, err := io.ReadAll(io.LimitReader(a.Body, maxErrorBytes))
+	_ = a.Body.Close() // what was wanted of it is read
+	a.Body = io.NopCloser(bytes.NewReader(data))
+	return err
+}
+
 // send sends one request, of which at most maxInFlight to a host are under way
 // until their bodies are closed. Errors are classified, and so are those of the
 // body.
@@ -45,7 +55,7 @@ func (c *client) send(req *http.Request, authorization string) (*answer, error) 
 		return nil, context.Cause(ctx)
 	}
 	free := sync.OnceFunc(func() { c.slots.Release(1) })
-	out := req.Clone(ctx)
+	out := req.Clone(withTrail(ctx, &trail{}))
 	out.Header.Set("User-Agent", userAgent)
 	if authorization != "" {
 		out.Header.Set("Authorization", authorization)

@@ -6,6 +6,7 @@
 // while it is read. Below it:
 //
 //   - options.go, files.go: what a configuration says, parsed once.
+//   - transports.go: which addresses may be connected to on whose word.
 //   - client.go, probe.go, send.go: one client a registry host and identity,
 //     behind oras-go's remote.Client. It learns once how a host wants to be
 //     asked, and then asks for a repository's token before the repository.
@@ -27,9 +28,9 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
@@ -57,6 +58,9 @@ type Deps struct {
 	Resolver *net.Resolver
 	// Proxy chooses a proxy for a URL; nil takes them from the environment.
 	Proxy func(*url.URL) (*url.URL, error)
+	// ReadFile reads a file that the options name, of at most limit bytes, or
+	// fails; nil reads regular files only.
+	ReadFile func(path string, limit int64) ([]byte, error)
 }
 
 // Store reads registries. It is safe for concurrent use.
@@ -77,12 +81,14 @@ type Store struct {
 	growing sync.Mutex // guards count and insertion into clients
 	count   int
 
-	probes  *flight.Group[clientKey, *challenge]
-	tokens  *flight.Group[tokenKey, token]
-	helpers *flight.Group[helperKey, credential]
+	probes   *flight.Group[attempt[clientKey], *challenge]
+	bases    *flight.Group[attempt[clientKey], *challenge]
+	tokens   *flight.Group[attempt[tokenKey], token]
+	helpers  *flight.Group[helperKey, credential]
+	patience time.Duration // of whoever joins a flight
 
 	tokenCache *tokenCache
-	tokenSlots *semaphore.Weighted // bounds the answers of token services in memory
+	tokenBytes *referrerstore.Budget // of the answers of token services
 }
 
 var _ referrerstore.Store = (*Store)(nil)
@@ -102,11 +108,13 @@ func New(ctx context.Context, name string, opts Options, deps Deps) (*Store, err
 		name: name, set: set, budget: deps.Budget, logger: deps.Logger, metrics: m,
 		http:       &http.Client{Transport: set.transports, CheckRedirect: checkRedirect},
 		tokenHTTP:  &http.Client{Transport: set.transports, CheckRedirect: checkTokenRedirect},
-		probes:     flight.New[clientKey, *challenge](ctx),
-		tokens:     flight.New[tokenKey, token](ctx),
+		probes:     flight.New[attempt[clientKey], *challenge](ctx),
+		bases:      flight.New[attempt[clientKey], *challenge](ctx),
+		tokens:     flight.New[attempt[tokenKey], token](ctx),
 		helpers:    flight.New[helperKey, credential](ctx),
 		tokenCache: newTokenCache(maxTokens, maxTokenCacheBytes),
-		tokenSlots: semaphore.NewWeighted(maxTokenRequests),
+		tokenBytes: referrerstore.NewSharedBudget(maxTokenReading, maxTokenReadingByHost),
+		patience:   joinPatience,
 	}
 	if s.budget == nil {
 		s.budget = referrerstore.NewBudget(defaultBudget)
@@ -121,6 +129,7 @@ func New(ctx context.Context, name string, opts Options, deps Deps) (*Store, err
 // may fail with ErrUnavailable.
 func (s *Store) Close() {
 	s.probes.Close()
+	s.bases.Close()
 	s.tokens.Close()
 	s.helpers.Close()
 	s.set.transports.CloseIdleConnections()

@@ -16,13 +16,24 @@ import (
 )
 
 const (
-	// maxTokenRequests bounds the answers of token services read at a time:
-	// with maxTokenResponse, 2 MiB. They are not taken from the budget,
-	// because whoever waits for a token may hold bytes of it.
-	maxTokenRequests = 16
+	// maxTokenRequests bounds the requests for tokens of one client at a time,
+	// maxTokensWanted those and the ones that wait for their turn.
+	maxTokenRequests = 64
+	maxTokensWanted  = 512
+	// maxTokenReading bounds the bytes of answers of token services, from when
+	// their headers are there; one host may take maxTokenReadingByHost. They
+	// are not taken from the shared budget, because whoever waits for a token
+	// may hold bytes of it.
+	maxTokenReading       = 2 << 20
+	maxTokenReadingByHost = 512 << 10
+	// tokenShare is waited for, and holds most answers; one that is larger
+	// takes more as it grows, up to maxTokenResponse.
+	tokenShare       = 16 << 10
 	maxTokenResponse = 128 << 10
 	maxTokenBytes    = 16 << 10
 	tokenTimeout     = 10 * time.Second
+	// tokenReadTimeout is for the body of an answer whose header is there.
+	tokenReadTimeout = 2 * time.Second
 
 	// A token lives a minute if its service does not say; it is not used in
 	// the last tenth of its life, or the last 10 seconds if that is less.
@@ -31,7 +42,10 @@ const (
 	maxTokenLeeway   = 10 * time.Second
 )
 
-var errTokenTimeout = errors.New("no token within 10s")
+var (
+	errTokenTimeout     = errors.New("no token within 10s")
+	errTokenReadTimeout = errors.New("the answer is not complete after 2s")
+)
 
 // fetchToken asks the token service for a token that can pull from the one
 // repository and nothing else, whatever scope the registry suggested.
@@ -39,20 +53,38 @@ var errTokenTimeout = errors.New("no token within 10s")
 // Specification: https://distribution.github.io/distribution/spec/auth/token/
 // and, with an identity token, .../spec/auth/oauth/.
 func (c *client) fetchToken(ctx context.Context, known *challenge, key tokenKey) (token, error) {
-	if t, ok := c.store.tokenCache.get(key, time.Now()); ok {
-		return t, nil // another flight was faster
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, tokenTimeout, errTokenTimeout)
 	defer cancel()
-	t, err := c.askToken(ctx, known, key)
+	t, err := c.queueToken(ctx, known, key)
 	if err != nil {
+		c.doubt(known)
 		if !isSentinel(err) {
 			err = fmt.Errorf("%w: %w", referrerstore.ErrUnavailable, err)
 		}
 		return token{}, err
 	}
-	c.store.tokenCache.put(key, t)
 	return t, nil
+}
+
+// queueToken waits for its turn among the requests of this client: a token
+// service that hangs keeps only its own registry waiting.
+func (c *client) queueToken(ctx context.Context, known *challenge, key tokenKey) (token, error) {
+	defer c.tokensWanted.Add(-1)
+	if c.tokensWanted.Add(1) > maxTokensWanted {
+		return token{}, fmt.Errorf("%w: %d tokens are being waited for", referrerstore.ErrBusy, maxTokensWanted)
+	}
+	if err := c.tokenSlots.Acquire(ctx, 1); err != nil {
+		return token{}, context.Cause(ctx)
+	}
+	defer c.tokenSlots.Release(1)
+	if t, ok := c.store.tokenCache.get(key, time.Now()); ok {
+		return t, nil // another flight was faster
+	}
+	t, err := c.askToken(ctx, known, key)
+	if err == nil {
+		c.store.tokenCache.put(key, t)
+	}
+	return t, err
 }
 
 func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (token, error) {
@@ -67,10 +99,8 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 	if err != nil {
 		return token{}, err
 	}
-	if err := c.store.tokenSlots.Acquire(ctx, 1); err != nil {
-		return token{}, context.Cause(ctx)
-	}
-	defer c.store.tokenSlots.Release(1)
+	ctx, cancel := context.WithCancelCause(withTrail(ctx, &trail{strict: !c.trusts(realm)}))
+	defer cancel(nil)
 	req, err := tokenRequest(ctx, realm, known.service, "repository:"+key.repository+":pull", cred)
 	if err != nil {
 		return token{}, fmt.Errorf("%w: the token service's URL is not valid", referrerstore.ErrProtocol)
@@ -79,16 +109,39 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 	resp, err := c.store.tokenHTTP.Do(req)
 	c.store.metrics.observe(kindToken, resp, time.Since(begun))
 	if err != nil {
-		return token{}, fmt.Errorf("from %s: %w", realm.Host, networkError(ctx, err))
+		return token{}, fmt.Errorf("from %s: %w", realm.Host, c.explainRealm(realm, networkError(ctx, err)))
 	}
 	defer func() { _ = resp.Body.Close() }() // read whole, or an error already
-	t, err := readToken(ctx, resp, begun)
-	if err != nil {
+	t, err := c.readToken(ctx, cancel, resp, begun)
+	if errors.Is(err, referrerstore.ErrAuthDenied) {
 		// The credentials may have been changed behind a helper.
 		c.credential.CompareAndSwap(cred, nil)
+	}
+	if err != nil {
 		return token{}, fmt.Errorf("from %s: %w", realm.Host, err)
 	}
 	return t, nil
+}
+
+// trusts says that the registry's token service is known to be its own. Any
+// other gets nothing to see, and is not asked where only the configuration
+// lets one connect: its tokens would go to the registry that named it.
+func (c *client) trusts(realm *url.URL) bool {
+	host, err := referrerstore.CanonicalHost(realm.Host)
+	return err == nil && (sameName(realm, &c.base) || c.store.set.trustsRealm(c.key.host, host))
+}
+
+// explainRealm adds what the configuration could do about a refusal.
+func (c *client) explainRealm(realm *url.URL, err error) error {
+	refused, ok := errors.AsType[*referrerstore.RefusedError](err)
+	if !ok || c.trusts(realm) {
+		return err
+	}
+	return &referrerstore.RefusedError{
+		What: refused.What,
+		Add: fmt.Sprintf("add %q to allowPrivate of store %q and {%q: [%q]} to its realms",
+			realm.Hostname(), c.store.name, c.key.host, realm.Host),
+	}
 }
 
 // realm decides whether the token service that the registry named may be asked,
@@ -161,8 +214,18 @@ func tokenRequest(ctx context.Context, realm *url.URL, service, scope string, cr
 	return req, nil
 }
 
-// readToken reads the answer to a request that was begun at that time.
-func readToken(ctx context.Context, resp *http.Response, begun time.Time) (token, error) {
+// readToken reads the answer to a request that was begun at that time. What it
+// holds is taken before it is read; cancel ends a body that does not come.
+func (c *client) readToken(ctx context.Context, cancel context.CancelCauseFunc, resp *http.Response, begun time.Time) (token, error) {
+	share := c.store.tokenBytes.Host(c.key.host)
+	defer share.Close()
+	if err := share.Acquire(ctx, tokenShare); err != nil {
+		return token{}, err
+	}
+	body := &tokenBody{share: share, held: tokenShare}
+	defer body.release()
+	timer := time.AfterFunc(tokenReadTimeout, func() { cancel(errTokenReadTimeout) })
+	defer timer.Stop()
 	if resp.StatusCode == http.StatusNotFound {
 		return token{}, fmt.Errorf("%w: the token service answers 404", referrerstore.ErrProtocol)
 	}
@@ -172,15 +235,55 @@ func readToken(ctx context.Context, resp *http.Response, begun time.Time) (token
 	if resp.ContentLength > maxTokenResponse {
 		return token{}, fmt.Errorf("%w: a token answer of %d bytes", referrerstore.ErrProtocol, resp.ContentLength)
 	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenResponse+1))
-	if err != nil {
-		return token{}, networkError(ctx, err)
+	if err := body.read(ctx, resp.Body); err != nil {
+		return token{}, err
 	}
-	if len(data) > maxTokenResponse {
-		return token{}, fmt.Errorf("%w: a token answer of more than %d bytes", referrerstore.ErrProtocol, maxTokenResponse)
-	}
-	return parseToken(data, begun)
+	return parseToken(body.data, begun)
 }
+
+// tokenBody is an answer's body with the bytes of the store's that it holds.
+type tokenBody struct {
+	share *referrerstore.HostBudget
+	held  int64
+	data  []byte
+}
+
+// read reads to the end, and grows only with what has come.
+func (b *tokenBody) read(ctx context.Context, from io.Reader) error {
+	b.data = make([]byte, 0, b.held)
+	for {
+		n, err := from.Read(b.data[len(b.data):cap(b.data)])
+		b.data = b.data[:len(b.data)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return networkError(ctx, err)
+		case len(b.data) < cap(b.data):
+			continue
+		}
+		if err := b.grow(); err != nil {
+			return err
+		}
+	}
+}
+
+// grow doubles what is held. It never waits, because it holds bytes already.
+func (b *tokenBody) grow() error {
+	more := 2 * b.held
+	if more > maxTokenResponse {
+		return fmt.Errorf("%w: a token answer of %d bytes or more", referrerstore.ErrProtocol, maxTokenResponse)
+	}
+	if !b.share.TryAcquire(more) {
+		return fmt.Errorf("read a token: %w", referrerstore.ErrBusy)
+	}
+	b.data = append(make([]byte, 0, more), b.data...)
+	b.share.Release(b.held)
+	b.held = more
+	return nil
+}
+
+func (b *tokenBody) release() { b.share.Release(b.held) }
 
 // parseToken reads a token service's JSON. Errors never quote it.
 func parseToken(data []byte, begun time.Time) (token, error) {

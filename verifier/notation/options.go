@@ -41,7 +41,7 @@ type RevocationOptions struct {
 	// client of [Deps] heeds it.
 	AllowPrivate []string `yaml:"allowPrivate" doc:"Responders that may have private addresses: host, *.suffix or CIDR."`
 	// CacheBytes bounds the responses kept until they end, 8 MiB unless set.
-	CacheBytes int64 `yaml:"cacheBytes" unit:"bytes" default:"8MiB" min:"64KiB" max:"1GiB" doc:"Memory for OCSP responses and revocation lists, which are kept until they end."`
+	CacheBytes int64 `yaml:"cacheBytes" unit:"bytes" default:"8MiB" min:"64KiB" max:"1GiB" doc:"Memory for OCSP responses and revocation lists, which are kept until they end, a day at most."`
 }
 
 // The defaults and bounds of [RevocationOptions].
