@@ -146,7 +146,11 @@ func TestCoversMeansMatches(t *testing.T) {
 	host := rapid.StringMatching(`[abc]{1,3}(\.[abc]{1,3}){1,2}(:5000)?`)
 	var covered, matched int
 	rapid.Check(t, func(rt *rapid.T) {
-		p, q := pattern(t, text.Draw(rt, "p")), pattern(t, text.Draw(rt, "q"))
+		wide, narrow := text.Draw(rt, "p"), text.Draw(rt, "q")
+		if rapid.Bool().Draw(rt, "one of the other") {
+			narrow = narrower(rt, wide)
+		}
+		p, q := pattern(t, wide), pattern(t, narrow)
 		if !p.Covers(p) {
 			rt.Errorf("%s does not cover itself", p)
 		}
@@ -156,6 +160,9 @@ func TestCoversMeansMatches(t *testing.T) {
 		covered++
 		for range 20 {
 			h := host.Draw(rt, "host")
+			if rapid.Bool().Draw(rt, "of the pattern") {
+				h = strings.ReplaceAll(narrower(rt, q.String()), "*", "c")
+			}
 			if !q.Match(h) {
 				continue
 			}
@@ -168,6 +175,14 @@ func TestCoversMeansMatches(t *testing.T) {
 	if covered < 5 || matched < 5 {
 		t.Errorf("hardly tested: %d pairs, %d hosts", covered, matched)
 	}
+}
+
+// narrower fills in a wildcard of a pattern, so that the pattern covers it.
+func narrower(t *rapid.T, text string) string {
+	if text == "**" {
+		return "a.b*"
+	}
+	return strings.Replace(text, "*", rapid.SampledFrom([]string{"a", "ab", "a*"}).Draw(t, "for the wildcard"), 1)
 }
 
 // words are all strings of 1 to n letters.
