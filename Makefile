@@ -35,7 +35,7 @@ fmt: $(LINT) ## format as lint wants it
 fuzz: ## every fuzz target for FUZZTIME (20s)
 	@set -e; go list ./... | while read -r pkg; do \
 	  for f in $$(go test -list '^Fuzz' "$$pkg" | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$pkg"; done; done
+	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x "$$pkg"; done; done
 
 bench: ## benchmarks beside their floors, see docs/performance.md
 	go test -run '^$$' -bench . -benchmem ./executor/... ./httpserver/... ./test/bench/...
