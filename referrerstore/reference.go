@@ -209,7 +209,7 @@ func CanonicalHost(host string) (string, error) {
 	if port == "" && !LooksLikeHost(name) {
 		port = ":443"
 	}
-	if len(name) > maxHostName || !anchoredHost.MatchString(name+port) || !validPort(port) {
+	if len(name) > maxHostName || !anchoredHost.MatchString(name+port) || !validPort(port) || hasPort(name) {
 		return "", errors.New("the registry host is not a valid DNS name or address with an optional port")
 	}
 	return name + port, nil
@@ -228,6 +228,12 @@ func canonicalAddress(name string) string {
 		return ""
 	}
 	return "[" + address.String() + "]"
+}
+
+// hasPort says whether a name still has a port when its port was taken off.
+func hasPort(name string) bool {
+	_, port := splitPort(name)
+	return port != ""
 }
 
 // validPort takes ":1" to ":65535" in their one spelling, or no port. With

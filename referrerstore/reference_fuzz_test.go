@@ -102,7 +102,7 @@ func FuzzParseReference(f *testing.F) {
 	for _, text := range []string{
 		"app", "team/app:v1", "Example.com:443/a", "myhost:443/app", "[::1]:5000/x", "a.b./c",
 		"sha256:" + hex64, "sha256:ab", "docker.io/library/sha256:ab", "app:v@" + sha256, "h:1/a@" + sha512, hex64, "docker.io/x", "registry-1.docker.io/" + hex64,
-		"a..b/c", "a//b", "app:\u202e", "\x00", "localhost:5000", "A/b", "h:0443/x", "[0::0]/x",
+		"a..b/c", "a//b", "app:\u202e", "\x00", "localhost:5000", "A/b", "h:0443/x", "h:0:443/x", "[0::0]/x",
 	} {
 		f.Add(text)
 	}

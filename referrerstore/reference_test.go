@@ -115,6 +115,8 @@ func TestParseReferenceRefuses(t *testing.T) {
 		"digest then tag":           "app@" + sha256 + ":v1",
 		"a lone image id":           hex64,
 		"an image id":               sha256,
+		"a port before :443":        "example.com:5000:443/app",
+		"port zero before :443":     "h:0:443/x",
 		"an image id by sha512":     sha512,
 		"the start of an image id":  "sha256:0a1b",
 		"an algorithm":              "sha256",
