@@ -35,7 +35,6 @@ type answer struct {
 type batch struct {
 	live  *Snapshot
 	trace string
-	start time.Time
 	keys  []keyed
 
 	mu      sync.Mutex // guards the field that follows it
@@ -80,7 +79,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	b, jobs := plan(keys, live, namespace, start)
+	b, jobs := plan(keys, live, namespace)
 	s.run(ctx, b, jobs)
 	answers := b.finished(ctx)
 	s.respond(w, deadline, b, answers)
@@ -100,8 +99,8 @@ func newTraceID() string {
 
 // plan parses the keys and gives every distinct subject one slot. Keys that
 // can never be valid are answered here.
-func plan(keys []string, live *Snapshot, namespace string, start time.Time) (*batch, []job) {
-	b := &batch{live: live, trace: newTraceID(), start: start, keys: make([]keyed, len(keys))}
+func plan(keys []string, live *Snapshot, namespace string) (*batch, []job) {
+	b := &batch{live: live, trace: newTraceID(), keys: make([]keyed, len(keys))}
 	slots := make(map[executor.Request]int, len(keys))
 	var jobs []job
 	for i, key := range keys {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"log/slog"
 
@@ -84,9 +83,6 @@ func schema() ([]byte, error) {
 	text, err := config.Schema(components)
 	if err != nil {
 		return nil, fmt.Errorf("schema: %w", err)
-	}
-	if !json.Valid(text) {
-		return nil, fmt.Errorf("schema: not JSON")
 	}
 	return text, nil
 }

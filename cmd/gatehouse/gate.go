@@ -173,14 +173,7 @@ func (g *gate) attempt(cfg *config.Config) (*live, error) {
 			return nil, err
 		}
 	}
-	// What is read now is older than what build reads: a change between the
-	// two is found by the watch.
-	files := g.withoutTLS(cfg.Files())
-	for _, file := range files {
-		if file != g.path {
-			_, _ = g.seen.ReadFile(file, maxWatchedBytes) // build says what is wrong with it
-		}
-	}
+	files := cfg.Files()
 	next, err := build(g.ctx, cfg, g.logger, func(path string, limit int64) ([]byte, error) {
 		files = append(files, path)
 		return g.seen.ReadFile(path, limit)
@@ -190,9 +183,6 @@ func (g *gate) attempt(cfg *config.Config) (*live, error) {
 	}
 	return next, err
 }
-
-// maxWatchedBytes bounds what is read of a file only to see that it changed.
-const maxWatchedBytes = 16 << 20
 
 // told changes what readiness and metrics tell of the state on disk.
 func (g *gate) told(change func()) {

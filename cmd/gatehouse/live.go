@@ -46,11 +46,11 @@ type live struct {
 type readFile = func(path string, limit int64) ([]byte, error)
 
 // build makes all that a configuration names, or nothing: the errors name file
-// and line where they can. Components read their files through read. The stores'
+// and line where they can. All files but those of the server are read through read. The stores'
 // background work ends with ctx. A former configuration, which may be nil,
 // shares its budget if that is of one size.
 func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, read readFile, former *live) (*live, error) {
-	snapshot, err := trust.Load(cfg.Dir(), certificates(cfg))
+	snapshot, err := trust.Load(cfg.Dir(), certificates(cfg), read)
 	if err != nil {
 		return nil, cfg.At("trust.certificates", err)
 	}
@@ -194,14 +194,13 @@ func node(r config.Require) policy.Node {
 	return n
 }
 
-// files are all that the configuration was made from.
+// files are all that the configuration was made from, some more than once.
 func (l *live) files() []string {
 	files := append(l.config.Files(), l.trust.Files()...)
 	for _, s := range l.stores {
 		files = append(files, s.Files()...)
 	}
-	slices.Sort(files)
-	return slices.Compact(files)
+	return files
 }
 
 // close ends what the stores started; requests still under way get no verdict.

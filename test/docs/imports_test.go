@@ -17,7 +17,7 @@ var layers = []string{"referrerstore", "verifier", "executor", "httpserver", "cm
 
 // shared are packages within a folder that its implementations may import,
 // and whether layers above may too. All else in it is an implementation.
-var shared = map[string]bool{"referrerstore/flight": true, "referrerstore/guard": false, "verifier/trust": false}
+var shared = map[string]bool{"referrerstore/flight": true, "referrerstore/certfile": true, "referrerstore/guard": false, "verifier/trust": false}
 
 // suites are for tests.
 var suites = []string{"referrerstore/storetest", "verifier/verifiertest"}

@@ -278,7 +278,7 @@ func ExampleNew() {
 	artifact, err := envelope.Attach(image())
 	check(err)
 
-	snapshot, err := trust.Load(".", []trust.Certificates{{Name: "acme", Type: trust.TypeCA, Inline: string(root.PEM())}})
+	snapshot, err := trust.Load(".", []trust.Certificates{{Name: "acme", Type: trust.TypeCA, Inline: string(root.PEM())}}, nil)
 	check(err)
 	v, err := notation.New("notation", notation.Options{
 		Revocation: notation.RevocationOptions{Mode: notation.RevocationOff},

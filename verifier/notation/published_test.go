@@ -46,7 +46,7 @@ func published(t *testing.T, path string, format signing.Format) (signing.Envelo
 		{Name: "acme", Type: trust.TypeCA, Inline: asPEM(chain[len(chain)-1])},
 		{Name: "acme", Type: trust.TypeSigningAuthority, Inline: asPEM(chain[len(chain)-1])},
 		{Name: "stamps", Type: trust.TypeTSA, Files: []string{stamps}},
-	}))
+	}, nil))
 }
 
 func asPEM(c *x509.Certificate) string {

@@ -73,7 +73,7 @@ func stores(t testing.TB, a *signing.Authority, more ...trust.Certificates) *tru
 	return must[*trust.Snapshot](t)(trust.Load("", append([]trust.Certificates{
 		{Name: "acme", Type: trust.TypeCA, Inline: string(a.PEM())},
 		{Name: "acme", Type: trust.TypeSigningAuthority, Inline: string(a.PEM())},
-	}, more...)))
+	}, more...), nil))
 }
 
 // options are those of a strict policy for everything.

@@ -19,6 +19,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore/certfile"
 )
 
 // Type says what the certificates of a set are trusted for.
@@ -70,16 +72,23 @@ type Snapshot struct {
 	until time.Time
 }
 
+// ReadFile reads a file whole, of at most limit bytes.
+type ReadFile = func(path string, limit int64) ([]byte, error)
+
 // Load reads all sets, or says in one joined error what is wrong with each.
-// It does no more I/O than reading the named files.
-func Load(dir string, entries []Certificates) (*Snapshot, error) {
+// It does no more I/O than reading the named files, each once, through read;
+// nil is [certfile.Read].
+func Load(dir string, entries []Certificates, read ReadFile) (*Snapshot, error) {
+	if read == nil {
+		read = certfile.Read
+	}
 	if len(entries) > maxSets {
 		return nil, fmt.Errorf("%w: %d sets, at most %d", ErrInvalid, len(entries), maxSets)
 	}
 	s := &Snapshot{sets: make(map[id][]*x509.Certificate, len(entries))}
 	var faults []error
 	for _, entry := range entries {
-		if err := s.add(dir, entry); err != nil {
+		if err := s.add(dir, entry, read); err != nil {
 			faults = append(faults, fmt.Errorf("%s:%s: %w", entry.Type, entry.Name, err))
 		}
 	}
@@ -91,7 +100,7 @@ func Load(dir string, entries []Certificates) (*Snapshot, error) {
 	return s, nil
 }
 
-func (s *Snapshot) add(dir string, entry Certificates) error {
+func (s *Snapshot) add(dir string, entry Certificates, read ReadFile) error {
 	if err := checkName(entry); err != nil {
 		return err
 	}
@@ -100,7 +109,7 @@ func (s *Snapshot) add(dir string, entry Certificates) error {
 		return errors.New("two sets have this type and name; give one another name or put their files together")
 	}
 	s.sets[key] = nil
-	set, err := s.read(dir, entry)
+	set, err := s.read(dir, entry, read)
 	if err != nil {
 		return err
 	}
@@ -117,7 +126,7 @@ func (s *Snapshot) add(dir string, entry Certificates) error {
 }
 
 // read collects the certificates of one set, each once.
-func (s *Snapshot) read(dir string, entry Certificates) ([]*x509.Certificate, error) {
+func (s *Snapshot) read(dir string, entry Certificates, read ReadFile) ([]*x509.Certificate, error) {
 	var set []*x509.Certificate
 	take := func(origin string, found []*x509.Certificate, err error) error {
 		if err == nil {
@@ -139,7 +148,7 @@ func (s *Snapshot) read(dir string, entry Certificates) ([]*x509.Certificate, er
 			path = filepath.Join(dir, path)
 		}
 		s.files = append(s.files, path)
-		found, err := readFile(path)
+		found, err := readCertificates(read, path)
 		if err := take(path, found, err); err != nil {
 			return nil, err
 		}

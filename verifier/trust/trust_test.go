@@ -51,7 +51,7 @@ func TestLoad(t *testing.T) {
 	s, err := trust.Load(dir, []trust.Certificates{
 		{Name: "acme", Type: trust.TypeCA, Files: []string{"both.pem", second}},
 		{Name: "acme", Type: trust.TypeTSA, Inline: string(one.PEM())},
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,12 +90,12 @@ func TestSnapshotDoesNotChange(t *testing.T) {
 	one := authority(t, "one", signing.AuthorityOptions{})
 	path := write(t, dir, "ca.pem", one.PEM())
 	entries := []trust.Certificates{{Name: "acme", Type: "ca", Files: []string{"ca.pem"}}}
-	before, err := trust.Load(dir, entries)
+	before, err := trust.Load(dir, entries, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	write(t, dir, filepath.Base(path), authority(t, "two", signing.AuthorityOptions{}).PEM())
-	after, err := trust.Load(dir, entries)
+	after, err := trust.Load(dir, entries, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestLoadRefuses(t *testing.T) {
 			if test.data != nil {
 				write(t, dir, file, test.data)
 			}
-			_, err := trust.Load(dir, []trust.Certificates{{Name: "acme", Type: test.kind, Files: []string{file}}})
+			_, err := trust.Load(dir, []trust.Certificates{{Name: "acme", Type: test.kind, Files: []string{file}}}, nil)
 			if !errors.Is(err, trust.ErrInvalid) || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("error %v, want %q", err, test.want)
 			}
@@ -183,7 +183,7 @@ func TestLoadRefusesEntries(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := trust.Load(t.TempDir(), test.entries); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := trust.Load(t.TempDir(), test.entries, nil); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
 		})
@@ -196,7 +196,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(append([]byte("# x\n"), root.PEM()...))
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s, err := trust.Load("", []trust.Certificates{{Name: "a", Type: "ca", Inline: string(data)}})
+		s, err := trust.Load("", []trust.Certificates{{Name: "a", Type: "ca", Inline: string(data)}}, nil)
 		if err != nil {
 			return
 		}
@@ -217,7 +217,7 @@ func ExampleLoad() {
 	if err != nil {
 		panic(err)
 	}
-	snapshot, err := trust.Load(".", []trust.Certificates{{Name: "acme", Type: trust.TypeCA, Inline: string(root.PEM())}})
+	snapshot, err := trust.Load(".", []trust.Certificates{{Name: "acme", Type: trust.TypeCA, Inline: string(root.PEM())}}, nil)
 	if err != nil {
 		panic(err)
 	}
