@@ -6,7 +6,8 @@
 // A flight that nobody waits for any more goes on if any of its waiters ran out
 // of time, because its result will be wanted again, and is cancelled if all no
 // longer needed it; a newcomer never joins a cancelled flight but starts
-// another. An outcome reaches all that wait and is then forgotten: keeping
+// another. How long a flight goes on that way, and how many do, is bounded by
+// [Bounds]. An outcome reaches all that wait and is then forgotten: keeping
 // results is the business of caches. A panic in the function is an error to
 // its waiters, and so is runtime.Goexit.
 package flight
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 var (
@@ -27,7 +29,30 @@ var (
 	ErrExited = errors.New("flight: the function ended its goroutine")
 	// errNeedless cancels a flight whose last waiter had no more use for it.
 	errNeedless = errors.New("flight: nobody needs the result")
+	// errLingered ends a flight that nobody came back for in time.
+	errLingered = errors.New("flight: nobody came back for the result")
 )
+
+// LateError as the cause of a caller's context says that the caller leaves
+// before its deadline because it cannot be met: the flight is treated as if the
+// caller had run out of time.
+type LateError struct{ Err error }
+
+func (e *LateError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the reason.
+func (e *LateError) Unwrap() error { return e.Err }
+
+// Bounds say what becomes of flights that all their waiters ran out of time
+// for. The zero value keeps none.
+type Bounds[K comparable] struct {
+	// Linger is how long such a flight goes on without a waiter.
+	Linger time.Duration
+	// Number is how many such flights go on at once; one more is cancelled.
+	Number int
+	// Keep says for which keys; nil means all. It must not block.
+	Keep func(K) bool
+}
 
 // PanicError is what waiters receive when the function panicked.
 type PanicError struct {
@@ -43,32 +68,47 @@ type Group[K comparable, V any] struct {
 	ctx    context.Context //nolint:containedctx // the group's own time is what it is for
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
+	bounds *Bounds[K] // nil: kept flights bound themselves
 
-	mu      sync.Mutex // guards the fields that follow it; never held across a call
-	closed  bool
-	flights map[K]*flight[V]
+	mu        sync.Mutex // guards the fields that follow it; never held across a call
+	closed    bool
+	flights   map[K]*flight[V]
+	lingering int
 }
 
 type flight[V any] struct {
-	done    chan struct{}
-	cancel  context.CancelCauseFunc
-	waiters int  // guarded by Group.mu
-	kept    bool // guarded by Group.mu: a waiter ran out of time
+	done   chan struct{}
+	cancel context.CancelCauseFunc
+
+	// Guarded by Group.mu.
+	waiters int
+	kept    bool        // a waiter ran out of time
+	over    bool        // the function has returned
+	linger  *time.Timer // of a flight that goes on without a waiter
 
 	// Written before done is closed, read after.
 	value V
 	err   error
 }
 
-// New makes a group whose flights end at the latest when ctx does.
+// New makes a group whose flights end at the latest when ctx does. A flight that
+// its waiters ran out of time for goes on for as long as its function does.
 func New[K comparable, V any](ctx context.Context) *Group[K, V] {
 	ctx, cancel := context.WithCancelCause(ctx)
 	return &Group[K, V]{ctx: ctx, cancel: cancel, flights: make(map[K]*flight[V])}
 }
 
+// NewBounded is New with bounds on flights that nobody waits for.
+func NewBounded[K comparable, V any](ctx context.Context, bounds Bounds[K]) *Group[K, V] {
+	g := New[K, V](ctx)
+	g.bounds = &bounds
+	return g
+}
+
 // Do returns the outcome of the flight for key, starting one with fn if none
 // is under way, or the cause of ctx's end if that comes first. The context
-// that fn receives carries no deadline of any caller: fn bounds itself.
+// that fn receives carries no deadline and no value of any caller: fn bounds
+// itself.
 func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V, error)) (V, error) {
 	var zero V
 	if ctx.Err() != nil {
@@ -82,9 +122,33 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	case <-f.done:
 		return f.value, f.err
 	case <-ctx.Done():
-		g.leave(key, f, errors.Is(ctx.Err(), context.DeadlineExceeded))
-		return zero, context.Cause(ctx)
+		cause := context.Cause(ctx)
+		_, late := errors.AsType[*LateError](cause)
+		g.leave(key, f, late || errors.Is(ctx.Err(), context.DeadlineExceeded))
+		return zero, cause
 	}
+}
+
+// Start begins a flight that nobody waits for, within the bounds, and says
+// whether it did: one that is under way already is left alone.
+func (g *Group[K, V]) Start(key K, fn func(context.Context) (V, error)) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, busy := g.flights[key]; busy || g.closed || !g.mayLinger(key) {
+		return false
+	}
+	f := g.begin(key, fn)
+	f.kept = true
+	g.abandon(key, f)
+	return true
+}
+
+// Number is how many flights are under way, and how many of them nobody waits
+// for.
+func (g *Group[K, V]) Number() (all, lingering int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.flights), g.lingering
 }
 
 func (g *Group[K, V]) join(key K, fn func(context.Context) (V, error)) (*flight[V], error) {
@@ -93,15 +157,22 @@ func (g *Group[K, V]) join(key K, fn func(context.Context) (V, error)) (*flight[
 	if g.closed {
 		return nil, ErrClosed
 	}
-	if f, ok := g.flights[key]; ok {
-		f.waiters++
-		return f, nil
+	f, ok := g.flights[key]
+	if !ok {
+		f = g.begin(key, fn)
 	}
+	g.attend(f)
+	f.waiters++
+	return f, nil
+}
+
+// begin is called with mu held.
+func (g *Group[K, V]) begin(key K, fn func(context.Context) (V, error)) *flight[V] {
 	ctx, cancel := context.WithCancelCause(g.ctx)
-	f := &flight[V]{done: make(chan struct{}), cancel: cancel, waiters: 1}
+	f := &flight[V]{done: make(chan struct{}), cancel: cancel}
 	g.flights[key] = f
 	g.wg.Go(func() { g.fly(ctx, key, f, fn) })
-	return f, nil
+	return f
 }
 
 func (g *Group[K, V]) fly(ctx context.Context, key K, f *flight[V], fn func(context.Context) (V, error)) {
@@ -113,6 +184,8 @@ func (g *Group[K, V]) fly(ctx context.Context, key K, f *flight[V], fn func(cont
 func (g *Group[K, V]) land(key K, f *flight[V]) {
 	f.cancel(nil)
 	g.mu.Lock()
+	f.over = true
+	g.attend(f)
 	g.forget(key, f)
 	g.mu.Unlock()
 	close(f.done)
@@ -124,11 +197,54 @@ func (g *Group[K, V]) leave(key K, f *flight[V], late bool) {
 	defer g.mu.Unlock()
 	f.waiters--
 	f.kept = f.kept || late
-	if f.waiters > 0 || f.kept {
+	switch {
+	case f.waiters > 0 || f.over:
+	case f.kept && g.mayLinger(key):
+		g.abandon(key, f)
+	default:
+		g.forget(key, f)
+		f.cancel(errNeedless)
+	}
+}
+
+// mayLinger says whether one more flight may go on without a waiter. Like the
+// two below it is called with mu held.
+func (g *Group[K, V]) mayLinger(key K) bool {
+	b := g.bounds
+	return b == nil || (b.Linger > 0 && g.lingering < b.Number && (b.Keep == nil || b.Keep(key)))
+}
+
+// abandon lets a flight go on without a waiter, for as long as the bounds say.
+func (g *Group[K, V]) abandon(key K, f *flight[V]) {
+	if g.bounds == nil {
 		return
 	}
+	g.lingering++
+	var timer *time.Timer
+	timer = time.AfterFunc(g.bounds.Linger, func() { g.giveUp(key, f, &timer) })
+	f.linger = timer
+}
+
+// attend ends what abandon began: somebody waits again, or it is over.
+func (g *Group[K, V]) attend(f *flight[V]) {
+	if f.linger != nil {
+		f.linger.Stop()
+		f.linger = nil
+		g.lingering--
+	}
+}
+
+// giveUp cancels a flight that lingered for too long. It is the timer's, which
+// may have fired while somebody came or the flight landed.
+func (g *Group[K, V]) giveUp(key K, f *flight[V], timer **time.Timer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if f.linger == nil || f.linger != *timer {
+		return
+	}
+	g.attend(f)
 	g.forget(key, f)
-	f.cancel(errNeedless)
+	f.cancel(errLingered)
 }
 
 // forget removes f unless a successor has taken its place.
