@@ -112,10 +112,7 @@ func (c *checker) tls(t *TLS) {
 const maxMemory = 16 << 30
 
 func (c *checker) limits() {
-	limits, kept := c.cfg.Server.Limits, int64(0)
-	if c.cfg.Proofs != nil {
-		kept = c.cfg.Proofs.MaxBytes
-	}
+	limits, kept := c.cfg.Server.Limits, c.cfg.Proofs.MaxBytes
 	switch {
 	case int64(limits.KeyBytes) > limits.BodyBytes:
 		c.fail("server.limits.keyBytes", "a key may be longer than a whole body", "keep it below bodyBytes")
@@ -170,7 +167,7 @@ func (c *checker) trust() {
 }
 
 func (c *checker) governor() {
-	if g := c.cfg.Governor; g != nil && g.PerHost.StartInFlight > g.PerHost.MaxInFlight {
+	if g := c.cfg.Governor; g.PerHost.StartInFlight > g.PerHost.MaxInFlight {
 		c.fail("governor.perHost.startInFlight", "is more than maxInFlight", "")
 	}
 }
@@ -179,7 +176,7 @@ func (c *checker) governor() {
 func warnings(cfg *Config) Errors {
 	c := &checker{cfg: cfg}
 	const idle = "has no effect in this version"
-	for _, path := range []string{"proofs", "tags", "governor", "server.mutateTimeout"} {
+	for _, path := range []string{"server.mutateTimeout"} {
 		if _, present := cfg.places[path]; present {
 			c.fail(path, idle, "")
 		}

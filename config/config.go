@@ -22,6 +22,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -64,7 +65,7 @@ func Parse(name string, data []byte) (*Config, error) {
 		return nil, d.errs.sorted()
 	}
 	d.refuseLater(root)
-	cfg := &Config{file: name, places: d.places}
+	cfg := &Config{file: name, places: d.places, Sum: sha256.Sum256(data)}
 	d.value(root, reflect.ValueOf(cfg).Elem(), field{}, "")
 	if root.Kind == yaml.MappingNode {
 		d.errs = append(d.errs, check(cfg, d.errs)...)

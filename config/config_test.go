@@ -38,8 +38,9 @@ func TestDefaults(t *testing.T) {
 	if got.Admin.Address != ":8888" {
 		t.Errorf("admin.address = %q", got.Admin.Address)
 	}
-	if got.Proofs != nil || got.Tags != nil || got.Governor != nil {
-		t.Error("an absent section is not nil")
+	proofs := config.Proofs{TTL: time.Hour, DeniedTTL: time.Minute, AbsentTTL: 5 * time.Second, ListTTL: time.Minute, MaxBytes: 16 << 20}
+	if got.Proofs != proofs || got.Tags.TTL != 10*time.Second || got.Governor.PerHost.MaxInFlight != 64 || got.Governor.Background.MaxFlights != 1000 {
+		t.Errorf("absent sections have no defaults: %+v, %+v, %+v", got.Proofs, got.Tags, got.Governor)
 	}
 	if len(got.Warnings) != 0 {
 		t.Errorf("warnings: %v", got.Warnings)
@@ -60,15 +61,15 @@ func TestVocabulary(t *testing.T) {
 	if diff := cmp.Diff(&tls, got.Server.TLS); diff != "" {
 		t.Errorf("tls (-want +got):\n%s", diff)
 	}
-	proofs := config.Proofs{TTL: time.Hour, DeniedTTL: time.Minute, AbsentTTL: 5 * time.Second, MaxBytes: 16 << 20}
-	if diff := cmp.Diff(&proofs, got.Proofs); diff != "" {
+	proofs := config.Proofs{TTL: time.Hour, DeniedTTL: time.Minute, AbsentTTL: 5 * time.Second, ListTTL: time.Minute, MaxBytes: 16 << 20}
+	if diff := cmp.Diff(proofs, got.Proofs); diff != "" {
 		t.Errorf("proofs (-want +got):\n%s", diff)
 	}
 	governor := config.Governor{
 		PerHost:    config.PerHost{MaxInFlight: 64, StartInFlight: 16, MaxRetryAfter: time.Minute},
 		Background: config.Background{MaxDuration: 15 * time.Second, MaxFlights: 1000},
 	}
-	if diff := cmp.Diff(&governor, got.Governor); diff != "" {
+	if diff := cmp.Diff(governor, got.Governor); diff != "" {
 		t.Errorf("governor (-want +got):\n%s", diff)
 	}
 	if len(got.Stores) != 1 || len(got.Verifiers) != 2 || got.Verifiers[1].Name != "release" || got.Verifiers[1].Type != "notation" {
@@ -117,9 +118,6 @@ func TestWarnings(t *testing.T) {
 	}
 	want := []string{
 		"testdata/good/vocabulary.yaml:6:18: server.mutateTimeout: has no effect in this version",
-		"testdata/good/vocabulary.yaml:35:9: proofs: has no effect in this version",
-		"testdata/good/vocabulary.yaml:36:7: tags: has no effect in this version",
-		"testdata/good/vocabulary.yaml:37:11: governor: has no effect in this version",
 		"testdata/good/vocabulary.yaml:40:80: policy.rules[0].namespaces: a rule names namespaces and server.namespaceFrom is none: every key is denied; set it to key or path",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

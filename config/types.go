@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -18,14 +19,16 @@ type Config struct {
 	Stores    []Component `yaml:"stores" required:"true" min:"1" max:"100" doc:"Where images and what refers to them are found; the first listed that serves an image's host resolves it."`
 	Trust     Trust       `yaml:"trust" doc:"Certificates that verifiers refer to by name."`
 	Verifiers []Component `yaml:"verifiers" max:"100" doc:"Who judges signatures and other artifacts."`
-	Proofs    *Proofs     `yaml:"proofs" doc:"How long verdicts are kept. Read and checked; no effect in this version."`
-	Tags      *Tags       `yaml:"tags" doc:"How long a tag's digest is kept. Read and checked; no effect in this version."`
-	Governor  *Governor   `yaml:"governor" doc:"Bounds on what registries are asked for. Read and checked; no effect in this version."`
+	Proofs    Proofs      `yaml:"proofs" doc:"How long what was proven is believed."`
+	Tags      Tags        `yaml:"tags" doc:"How long a tag's digest is believed."`
+	Governor  Governor    `yaml:"governor" doc:"Bounds on what registries are asked for."`
 	Policy    Policy      `yaml:"policy" required:"true" doc:"What an image must show to be let through."`
 
 	// Warnings are located remarks on a configuration that is valid, such as
-	// a section that has no effect yet.
+	// a field that has no effect yet.
 	Warnings Errors `yaml:"-"`
+	// Sum is the SHA-256 of the file's bytes.
+	Sum [sha256.Size]byte `yaml:"-"`
 
 	file   string
 	places map[string]Position // by path; never written after Parse
@@ -123,35 +126,39 @@ type Certificates struct {
 	Pos    Position        `yaml:"-"`
 }
 
-// Proofs says how long verdicts are kept.
+// Proofs says how long what was found out about an image is believed. Nothing is
+// believed beyond the end of what it rests on: a certificate, a signature, a
+// revocation response.
 type Proofs struct {
-	TTL       time.Duration `yaml:"ttl" default:"1h" min:"1s" max:"24h" doc:"How long a proof is kept."`
-	DeniedTTL time.Duration `yaml:"deniedTTL" default:"60s" min:"0s" max:"24h" doc:"How long a denial is kept."`
-	AbsentTTL time.Duration `yaml:"absentTTL" default:"5s" min:"0s" max:"24h" doc:"How long the absence of signatures is kept."`
-	MaxBytes  int64         `yaml:"maxBytes" unit:"bytes" default:"16MiB" min:"64KiB" max:"16GiB" doc:"Memory for proofs."`
+	TTL       time.Duration `yaml:"ttl" default:"1h" min:"1s" max:"24h" doc:"How long an artifact that passed is believed; it is proven again before, while admission asks for it."`
+	DeniedTTL time.Duration `yaml:"deniedTTL" default:"60s" min:"0s" max:"24h" doc:"How long a denial is believed."`
+	AbsentTTL time.Duration `yaml:"absentTTL" default:"5s" min:"0s" max:"24h" doc:"How long it is believed that there is nothing: no such image, no signature."`
+	ListTTL   time.Duration `yaml:"listTTL" default:"60s" min:"1s" max:"24h" doc:"Age from which the list of an image's artifacts is asked for again, in the background, while the image is asked for."`
+	MaxBytes  int64         `yaml:"maxBytes" unit:"bytes" default:"16MiB" min:"64KiB" max:"16GiB" doc:"Memory for proofs, beside inFlightBytes: half as they are stored, a quarter ready to be read, a quarter as answers."`
 }
 
-// Tags says how long a tag's digest is kept.
+// Tags says how long a tag's digest is believed.
 type Tags struct {
-	TTL time.Duration `yaml:"ttl" default:"10s" min:"0s" max:"1h" doc:"How long a tag's digest is kept."`
+	TTL time.Duration `yaml:"ttl" default:"10s" min:"0s" max:"1h" doc:"How long a tag is believed to mean the same digest."`
 }
 
 // Governor bounds what registries are asked for.
 type Governor struct {
-	PerHost    PerHost    `yaml:"perHost" doc:"Bounds for each registry host."`
+	PerHost    PerHost    `yaml:"perHost" doc:"Bounds for each registry host and identity."`
 	Background Background `yaml:"background" doc:"Bounds on work that outlives its request."`
 }
 
 // PerHost bounds what one registry host is asked for.
 type PerHost struct {
 	MaxInFlight   int           `yaml:"maxInFlight" default:"64" min:"1" max:"10000" doc:"Most requests to a host at once."`
-	StartInFlight int           `yaml:"startInFlight" default:"16" min:"1" max:"10000" doc:"Requests at once to a host of which nothing is known."`
+	StartInFlight int           `yaml:"startInFlight" default:"16" min:"1" max:"32" doc:"Requests at once to a host of which nothing is known; it adapts to what the host bears."`
+	Rate          int           `yaml:"rate" default:"0" min:"0" max:"100000" doc:"Most requests to a host a second; 0 learns it from the host's 429."`
 	MaxRetryAfter time.Duration `yaml:"maxRetryAfter" default:"60s" min:"0s" max:"1h" doc:"Longest wait that a host may ask for."`
 }
 
 // Background bounds work that outlives its request.
 type Background struct {
-	MaxDuration time.Duration `yaml:"maxDuration" default:"15s" min:"0s" max:"10m" doc:"Longest time for work behind a request."`
+	MaxDuration time.Duration `yaml:"maxDuration" default:"15s" min:"0s" max:"10m" doc:"Longest time for work that nobody waits for."`
 	MaxFlights  int           `yaml:"maxFlights" default:"1000" min:"0" max:"100000" doc:"Most such works at once."`
 }
 

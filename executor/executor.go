@@ -2,13 +2,19 @@
 // the image once, fans out over the stores and artifacts that may prove it, and
 // lets the policy decide on the reports as they arrive.
 //
-// It knows roles only: [referrerstore.Store], [verifier.Verifier] and [Policy].
-// A decision is either reached (a [Result] that is Allowed or Denied) or not
-// (an error): nothing in between, and never a guess. The texts that people read
-// about both are made in explain.go.
+// It knows roles only: [referrerstore.Store], [verifier.Verifier], [Policy] and
+// [ProofStore]. A decision is either reached (a [Result] that is Allowed or
+// Denied) or not (an error): nothing in between, and never a guess. The texts
+// that people read about both are made in explain.go.
 //
-// executor.go is the straight story of one request, fanout.go its concurrency,
-// content.go the bounded reading of artifacts.
+//   - executor.go is the straight story of one request, and what it is made of.
+//   - flights.go lets all who ask for the same thing wait for one work on it,
+//     which goes on behind them when their time is up.
+//   - proof.go is what was found out about a subject and for how long it is
+//     believed, memory.go where that is kept, refresh.go what keeps it young.
+//   - fanout.go and front.go gather the evidence: all of it at once where all
+//     must pass, no more than needed where few are enough. content.go is the
+//     bounded reading of artifacts.
 package executor
 
 import (
@@ -16,19 +22,24 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
 	"github.com/gatehouse-project/gatehouse/verifier"
 )
 
-// Options of an Executor. The zero value works.
+// Options of an Executor. The zero value works, and remembers nothing.
 type Options struct {
 	// ArtifactsAtOnce bounds the artifacts of one subject and store that are
 	// fetched and judged at the same time; 0 means 16.
 	ArtifactsAtOnce int
+	// SubjectsAtOnce bounds the subjects of one registry host that are worked
+	// on at the same time; 0 means 256.
+	SubjectsAtOnce int
 	// MaxArtifacts bounds the artifacts of one subject that are judged; what
 	// is listed beyond it counts as a cut. 0 means 100.
 	MaxArtifacts int
@@ -37,21 +48,51 @@ type Options struct {
 	// Budget bounds the bytes of artifacts held by all requests together; nil
 	// means one of 32 MiB for this executor, 8 MiB of it for one host.
 	Budget *referrerstore.Budget
+
+	// Generation names configuration and trust: what was proven under one
+	// generation is never believed under another.
+	Generation string
+	// Proofs say for how long what was found out is believed.
+	Proofs ProofTerms
+	// ProofStore keeps proofs; nil keeps those of the replica alone.
+	ProofStore ProofStore
+	// ReplicaBytes bounds the memory of the proofs that can be read at once.
+	ReplicaBytes int64
+	// TagTTL is how long a tag is believed to mean the same digest.
+	TagTTL time.Duration
+	// Background bounds the work that outlives its requests.
+	Background Background
+
 	// Logger receives what operators need beside the result; nil discards.
 	Logger *slog.Logger
 	// Registerer receives the metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
-	// Now is the clock for exemptions; nil means time.Now.
-	Now func() time.Time
 }
 
-// Executor decides on subjects. It is immutable and safe for concurrent use.
+// Background bounds work that nobody waits for. The zero value allows none.
+type Background struct {
+	// MaxDuration is how long work goes on without anybody waiting for it.
+	MaxDuration time.Duration
+	// MaxFlights is how many subjects are worked on that way at once.
+	MaxFlights int
+}
+
+// Executor decides on subjects. It is safe for concurrent use.
 type Executor struct {
 	stores    []referrerstore.Store
 	verifiers map[string]verifier.Verifier
 	policy    Policy
 	opts      Options
 	metrics   *metrics
+	memory    *memory
+	works     *works
+	hosts     *hosts
+	refreshes *refreshes
+	closed    atomic.Bool
+
+	subjects *flight.Group[flightKey, Result]
+	resolves *flight.Group[referrerstore.Reference, referrerstore.Subject]
+	verdicts *flight.Group[proofKey, Result]
 }
 
 // Request asks for a decision on one image.
@@ -60,6 +101,8 @@ type Request struct {
 	// Namespace is the Kubernetes namespace the image is to run in, from a
 	// source that the pod's author cannot choose; empty if unknown.
 	Namespace string
+	// Lane is who asks: somebody who waits for admission, or an audit.
+	Lane referrerstore.Lane
 }
 
 // Result is what is known about a request. Returned without an error its
@@ -80,6 +123,10 @@ type Result struct {
 	Reports []verifier.Report
 	// Timings of the steps, for people.
 	Timings Timings
+	// Proof is the number of the proof that the result was read from, in this
+	// process; 0 if it was not read from one. Results of the same request that
+	// were read from the same proof tell the same, but for an exemption.
+	Proof uint64
 }
 
 // Timings says how long the steps of one request took; zero means not reached.
@@ -102,24 +149,51 @@ var (
 var ErrInconclusive = errors.New("no verdict could be reached")
 
 // New makes an executor. Every verifier that a rule may name must be given;
-// stores are asked in the order given.
-func New(stores []referrerstore.Store, verifiers []verifier.Verifier, policy Policy, opts Options) *Executor {
+// stores are asked in the order given. What it starts ends with ctx or Close.
+func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier.Verifier, policy Policy, opts Options) *Executor {
 	byName := make(map[string]verifier.Verifier, len(verifiers))
 	for _, v := range verifiers {
 		byName[v.Name()] = v
 	}
-	return &Executor{
+	opts = opts.withDefaults()
+	e := &Executor{
 		stores:    stores,
 		verifiers: byName,
 		policy:    policy,
-		opts:      opts.withDefaults(),
+		opts:      opts,
 		metrics:   newMetrics(opts.Registerer),
+		memory:    newMemory(opts),
+		works:     newWorks(),
+		hosts:     newHosts(opts.SubjectsAtOnce),
+		refreshes: newRefreshes(),
+		resolves:  flight.New[referrerstore.Reference, referrerstore.Subject](ctx),
 	}
+	linger := opts.Background
+	e.subjects = flight.NewBounded[flightKey, Result](ctx, flight.Bounds[flightKey]{
+		Linger: linger.MaxDuration, Number: linger.MaxFlights, Keep: e.mayLinger,
+	})
+	e.verdicts = flight.NewBounded[proofKey, Result](ctx, flight.Bounds[proofKey]{
+		Linger: linger.MaxDuration, Number: linger.MaxFlights,
+	})
+	e.metrics.watch(opts.Registerer, e)
+	return e
+}
+
+// Close ends all work that is under way, whose results are dropped, and returns
+// when it has ended. Requests that wait for it get no verdict.
+func (e *Executor) Close() {
+	e.closed.Store(true)
+	e.subjects.Close()
+	e.verdicts.Close()
+	e.resolves.Close()
 }
 
 func (o Options) withDefaults() Options {
 	if o.ArtifactsAtOnce <= 0 {
 		o.ArtifactsAtOnce = 16
+	}
+	if o.SubjectsAtOnce <= 0 {
+		o.SubjectsAtOnce = 256
 	}
 	if o.MaxArtifacts <= 0 {
 		o.MaxArtifacts = 100
@@ -133,22 +207,36 @@ func (o Options) withDefaults() Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	return o
+}
+
+// Recall answers from what is remembered, without I/O and without waiting;
+// false says that it takes [Executor.Verify].
+func (e *Executor) Recall(req Request) (Result, bool) {
+	start := time.Now()
+	pl, result, decided := e.plan(req, start)
+	if !decided {
+		result, decided = e.recall(pl, start)
+	}
+	if !decided {
+		return Result{}, false
+	}
+	result.Timings.Total = time.Since(start)
+	e.metrics.observe(result, nil)
+	return result, true
 }
 
 // Verify decides on one request within ctx. An error says that no verdict was
 // reached; it wraps a sentinel of package referrerstore, ErrInconclusive, or
-// the cause of ctx's end. Verify returns when all it started has ended.
+// the cause of ctx's end. Whoever asks for what is being worked on already
+// waits for that; what ctx's deadline cuts off goes on within the bounds of
+// [Background], so that whoever asks again finds it done.
 func (e *Executor) Verify(ctx context.Context, req Request) (result Result, err error) {
 	start := time.Now()
 	result.Request = req
 	defer func() {
 		if p := recover(); p != nil {
-			e.logPanic(ctx, "panic while verifying", p, "reference", req.Reference.String())
-			err = fmt.Errorf("%w: internal error", ErrInconclusive)
+			err = e.panicked(ctx, p, nil, req)
 		}
 		if err != nil {
 			result.Decision = Undecided
@@ -156,36 +244,119 @@ func (e *Executor) Verify(ctx context.Context, req Request) (result Result, err 
 		result.Timings.Total = time.Since(start)
 		e.metrics.observe(result, err)
 	}()
-	return e.verify(ctx, result)
+	pl, result, decided := e.plan(req, start)
+	if !decided {
+		result, decided = e.recall(pl, start)
+	}
+	if decided {
+		return result, nil
+	}
+	return e.await(ctx, pl, start)
 }
 
-func (e *Executor) verify(ctx context.Context, result Result) (Result, error) {
-	ref := result.Request.Reference
-	rule, found, err := e.policy.Match(ref, result.Request.Namespace)
+// plan is a request with what the policy and the configuration say of it, found
+// without I/O. It is immutable.
+type plan struct {
+	req     Request
+	rule    Rule
+	serving []referrerstore.Store
+	about   proofKey // without a digest
+}
+
+// plan finds the rule and the stores for a request. Where they alone decide,
+// the result is whole.
+func (e *Executor) plan(req Request, now time.Time) (plan, Result, bool) {
+	result := Result{Request: req}
+	rule, found, err := e.policy.Match(req.Reference, req.Namespace)
 	if err != nil {
-		return result.denied(err), nil
+		return plan{}, result.denied(err), true
 	}
 	if !found {
-		return result.denied(ErrNoRule), nil
+		return plan{}, result.denied(ErrNoRule), true
 	}
 	result.Rule = rule.Name
 	if rule.Exemption != nil {
-		return e.exempt(result, rule.Exemption), nil
+		return plan{}, exempt(result, rule.Exemption, now), true
 	}
-	serving := e.serving(ref.Registry)
+	serving := e.serving(req.Reference.Registry)
 	if len(serving) == 0 {
-		return result.denied(ErrNoStore), nil
+		return plan{}, result.denied(ErrNoStore), true
 	}
-	// The first store listed answers for the host; its error is the answer,
-	// or a second store could vouch for what the first one does not have.
-	result.Subject, err = e.resolve(ctx, serving[0], &result)
-	if errors.Is(err, referrerstore.ErrNotFound) {
-		return result.denied(err), nil
+	pl := plan{req: req, rule: rule, serving: serving, about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository}}
+	if e.policy.ReadsNamespaces() {
+		pl.about.namespace = req.Namespace
 	}
-	if err != nil {
-		return result, err
+	pl.about.identity = identity(serving, req.Reference.Registry)
+	return pl, result, false
+}
+
+// identity is whose credentials the stores show to the host.
+func identity(serving []referrerstore.Store, host string) string {
+	if len(serving) == 1 {
+		return referrerstore.About(serving[0], host).Identity
 	}
-	return e.evaluate(ctx, result, rule, serving)
+	var all string
+	for _, s := range serving {
+		all += s.Name() + "=" + referrerstore.About(s, host).Identity + ","
+	}
+	return all
+}
+
+func (p plan) result() Result { return Result{Request: p.req, Rule: p.rule.Name} }
+
+func (p plan) key(subject referrerstore.Subject) proofKey {
+	key := p.about
+	key.digest = subject.Descriptor.Digest
+	return key
+}
+
+// recall reads the result from what is remembered. What is in use and has aged
+// is refreshed behind it.
+func (e *Executor) recall(pl plan, now time.Time) (Result, bool) {
+	now = now.Round(0)
+	ref := pl.req.Reference
+	subject := unresolved(ref)
+	if led, ok := e.memory.subject(ref, now); ok {
+		if led.err != nil {
+			return pl.result().denied(led.err), true
+		}
+		subject = led.subject
+	} else if ref.Digest == "" {
+		return Result{}, false
+	}
+	key := pl.key(subject)
+	held, ok := e.memory.proof(key)
+	if !ok {
+		return Result{}, false
+	}
+	result, ok := e.read(pl, subject, held.proof, now)
+	if ok {
+		e.used(key, held, pl, now)
+	}
+	return result, ok
+}
+
+// read lets the policy decide on a proof.
+func (e *Executor) read(pl plan, subject referrerstore.Subject, p *proof, now time.Time) (Result, bool) {
+	if subject.Descriptor.MediaType != "" && subject.Descriptor.MediaType != p.subject.MediaType {
+		return Result{}, false // the same bytes under another type are another thing
+	}
+	decision, denial, ok := p.read(pl.rule, now, e.memory.terms)
+	if !ok {
+		return Result{}, false
+	}
+	result := pl.result()
+	result.Decision, result.Denial, result.Proof = decision, denial, p.id
+	result.Subject = referrerstore.Subject{Reference: pl.req.Reference, Descriptor: p.subject}
+	result.Reports, _ = p.at(now)
+	return result, true
+}
+
+// unresolved is a subject of which only a pinned reference's digest is known.
+func unresolved(ref referrerstore.Reference) referrerstore.Subject {
+	subject := referrerstore.Subject{Reference: ref}
+	subject.Descriptor.Digest = ref.Digest
+	return subject
 }
 
 func (r Result) denied(why error) Result {
@@ -193,9 +364,9 @@ func (r Result) denied(why error) Result {
 	return r
 }
 
-func (e *Executor) exempt(result Result, exemption *Exemption) Result {
+func exempt(result Result, exemption *Exemption, now time.Time) Result {
 	result.Exemption = exemption
-	if !e.opts.Now().Before(exemption.Until) {
+	if !now.Before(exemption.Until) {
 		return result.denied(ErrExemptionEnded)
 	}
 	result.Decision = Allowed
@@ -212,22 +383,51 @@ func (e *Executor) serving(host string) []referrerstore.Store {
 	return serving
 }
 
-func (e *Executor) resolve(ctx context.Context, store referrerstore.Store, result *Result) (referrerstore.Subject, error) {
-	start := time.Now()
-	subject, err := store.Resolve(ctx, result.Request.Reference)
-	result.Timings.Resolve = time.Since(start)
+// prove finds out what is to be known of a subject, beyond what is remembered,
+// keeps it, and reads the decision from it. Anew says that the list of artifacts
+// is to be asked for even if one is remembered.
+func (e *Executor) prove(ctx context.Context, pl plan, subject referrerstore.Subject, anew bool) (Result, error) {
+	begun := time.Now().Round(0)
+	key := pl.key(subject)
+	held, err := e.memory.fetch(ctx, key, pl)
 	if err != nil {
-		return referrerstore.Subject{}, fmt.Errorf("resolve %s: %w", result.Request.Reference, err)
+		e.opts.Logger.WarnContext(ctx, "a proof could not be read", "error", err, "subject", subject.String()) //nolint:sloglint // one of few constant texts
 	}
-	if pinned := result.Request.Reference.Digest; pinned != "" && subject.Descriptor.Digest != pinned {
-		return referrerstore.Subject{}, fmt.Errorf("resolve %s: %w", result.Request.Reference, referrerstore.ErrDigestMismatch)
+	var prior *proof
+	if held != nil {
+		if result, ok := e.read(pl, subject, held.proof, begun); ok && !anew {
+			return result, nil
+		}
+		if subject.Descriptor.MediaType == "" || subject.Descriptor.MediaType == held.subject.MediaType {
+			prior = held.proof
+		}
 	}
-	return subject, nil
+	g := e.gather(ctx, pl, subject, prior, anew)
+	e.keep(ctx, key, g.proof(begun, e.memory.terms), pl)
+	return e.conclude(ctx, pl, g)
 }
 
-// evaluate gathers the evidence and reads the decision from it.
-func (e *Executor) evaluate(ctx context.Context, result Result, rule Rule, serving []referrerstore.Store) (Result, error) {
-	g := e.gather(ctx, result.Subject, rule, serving)
+// keep remembers a proof, unless the configuration that it rests on has been
+// retired meanwhile.
+func (e *Executor) keep(ctx context.Context, key proofKey, p *proof, pl plan) {
+	if p == nil || e.closed.Load() {
+		return
+	}
+	if err := e.memory.keep(context.WithoutCancel(ctx), key, p, pl); err != nil {
+		e.opts.Logger.WarnContext(ctx, "a proof could not be kept", "error", err) //nolint:sloglint // one of few constant texts
+	}
+}
+
+// conclude reads the result from what was gathered.
+func (e *Executor) conclude(ctx context.Context, pl plan, g *gathering) (Result, error) {
+	result := pl.result()
+	if errors.Is(g.lost, referrerstore.ErrNotFound) {
+		return result.denied(g.lost), nil
+	}
+	if g.lost != nil {
+		return result, g.lost
+	}
+	result.Subject = g.subject
 	result.Reports, result.Timings.Referrers = g.reports(), g.listed
 	result.Decision = g.decision
 	switch {

@@ -142,7 +142,7 @@ func TestVerifyDecides(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			store, subject := signed(test.blobs...)
-			e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, test.require, test.all, "v"), executor.Options{})
+			e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, test.require, test.all, "v"), executor.Options{})
 			got, err := e.Verify(t.Context(), request(t, image))
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
 				t.Fatalf("error = %v, want %v", err, test.err)
@@ -181,7 +181,7 @@ func TestReportsAreInListOrder(t *testing.T) {
 		}
 		return nil
 	}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v", Every: true}, false, "v"), executor.Options{})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v", Every: true}, false, "v"), executor.Options{})
 	for range 20 {
 		result, err := e.Verify(t.Context(), request(t, image))
 		if err != nil {
@@ -228,7 +228,7 @@ func TestListFailures(t *testing.T) {
 				}
 				return nil
 			}
-			e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, test.require, false, "v"), executor.Options{})
+			e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, test.require, false, "v"), executor.Options{})
 			got, err := e.Verify(t.Context(), request(t, image))
 			if !errors.Is(err, test.err) || (err == nil) != (test.err == nil) {
 				t.Fatalf("error = %v, want %v", err, test.err)
@@ -248,7 +248,7 @@ func TestMaxArtifactsIsACut(t *testing.T) {
 	}
 	store, _ := signed(append(texts, "pass")...)
 	v := &scripted{name: "v"}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{v}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{MaxArtifacts: 4})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{v}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{MaxArtifacts: 4})
 	got, err := e.Verify(t.Context(), request(t, image))
 	if err != nil || got.Decision != executor.Denied || !errors.Is(got.Denial, referrerstore.ErrTooManyReferrers) {
 		t.Fatalf("got %v, %v, %v", got.Decision, got.Denial, err)
@@ -276,7 +276,7 @@ func TestResolveFailures(t *testing.T) {
 			first, _ := signed("pass")
 			first.ResolveFault = func(context.Context, referrerstore.Reference) error { return test.fault }
 			second, _ := signed("pass")
-			e := executor.New([]referrerstore.Store{first, second}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
+			e := executor.New(t.Context(), []referrerstore.Store{first, second}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
 			got, err := e.Verify(t.Context(), request(t, image))
 			if test.denied {
 				if err != nil || got.Decision != executor.Denied || !errors.Is(got.Denial, test.fault) {
@@ -296,7 +296,7 @@ func TestResolveFailures(t *testing.T) {
 func TestPinnedReferenceMustResolveToItself(t *testing.T) {
 	t.Parallel()
 	store, _ := signed("pass")
-	e := executor.New([]referrerstore.Store{liar{store}}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
+	e := executor.New(t.Context(), []referrerstore.Store{liar{store}}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
 	other := digest.FromString("another image")
 	_, err := e.Verify(t.Context(), request(t, "registry.example/app@"+other.String()))
 	if !errors.Is(err, referrerstore.ErrDigestMismatch) {
@@ -319,7 +319,7 @@ func TestReferrersOfAllStores(t *testing.T) {
 	b, _ := signed("pass a", "pass b")
 	away, _ := signed("pass c")
 	away.ServesHost = func(string) bool { return false }
-	e := executor.New([]referrerstore.Store{a, b, away}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, true, "v"), executor.Options{})
+	e := executor.New(t.Context(), []referrerstore.Store{a, b, away}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, true, "v"), executor.Options{})
 	got, err := e.Verify(t.Context(), request(t, image))
 	if err != nil || got.Decision != executor.Allowed || len(got.Reports) != 3 {
 		t.Fatalf("got %v with %d reports, %v", got.Decision, len(got.Reports), err)
@@ -358,7 +358,7 @@ func TestAnotherStoreHasTheArtifact(t *testing.T) {
 				time.Sleep(5 * time.Millisecond)
 				return nil
 			}
-			e := executor.New([]referrerstore.Store{honest, spoilt}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, require, false, "v"), executor.Options{})
+			e := executor.New(t.Context(), []referrerstore.Store{honest, spoilt}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, require, false, "v"), executor.Options{})
 			got, err := e.Verify(t.Context(), request(t, image))
 			if err != nil || got.Decision != executor.Allowed || len(got.Reports) != 1 {
 				t.Errorf("%s, %+v: %v with %+v, %v", name, require, got.Decision, got.Reports, err)
@@ -372,7 +372,7 @@ func TestPanicInMatches(t *testing.T) {
 	t.Parallel()
 	store, _ := signed("pass")
 	require := policy.Node{AnyOf: []policy.Node{{Verifier: "v"}, {Verifier: "w"}}}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}, nervous{&scripted{name: "w"}}}, ruleFor(t, require, false, "v", "w"), executor.Options{})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}, nervous{&scripted{name: "w"}}}, ruleFor(t, require, false, "v", "w"), executor.Options{})
 	if got, err := e.Verify(t.Context(), request(t, image)); err != nil || got.Decision != executor.Allowed {
 		t.Errorf("%v, %v", got.Decision, err)
 	}
@@ -388,13 +388,13 @@ func TestNameAloneDenies(t *testing.T) {
 	store, _ := signed("pass")
 	p, err := policy.New([]policy.Rule{
 		{Name: "mine", Images: []string{"registry.example/mine/**"}, Require: &policy.Node{Verifier: "v"}},
-		{Name: "ended", Images: []string{"registry.example/old"}, Allow: &executor.Exemption{Reason: "T-1", Until: time.Unix(100, 0)}},
-		{Name: "exempt", Images: []string{"registry.example/new"}, Allow: &executor.Exemption{Reason: "T-2", Until: time.Unix(300, 0)}},
+		{Name: "ended", Images: []string{"registry.example/old"}, Allow: &executor.Exemption{Reason: "T-1", Until: time.Now().Add(-time.Minute)}},
+		{Name: "exempt", Images: []string{"registry.example/new"}, Allow: &executor.Exemption{Reason: "T-2", Until: time.Now().Add(time.Hour)}},
 	}, []string{"v"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, p, executor.Options{Now: func() time.Time { return time.Unix(200, 0) }})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, p, executor.Options{})
 	tests := []struct {
 		image    string
 		decision executor.Decision
@@ -420,7 +420,7 @@ func TestEverythingIsFetchedOnce(t *testing.T) {
 	t.Parallel()
 	store, _ := signed("pass a", "pass b")
 	both := policy.Node{AllOf: []policy.Node{{Verifier: "v", Every: true}, {Verifier: "w", Every: true}}}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}, &scripted{name: "w"}}, ruleFor(t, both, false, "v", "w"), executor.Options{})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}, &scripted{name: "w"}}, ruleFor(t, both, false, "v", "w"), executor.Options{})
 	got, err := e.Verify(t.Context(), request(t, image))
 	if err != nil || got.Decision != executor.Allowed || len(got.Reports) != 4 {
 		t.Fatalf("got %v with %d reports, %v", got.Decision, len(got.Reports), err)
@@ -435,7 +435,7 @@ func TestOnlyNeededVerifiersRun(t *testing.T) {
 	t.Parallel()
 	store, _ := signed("pass a")
 	v, w := &scripted{name: "v"}, &scripted{name: "w"}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{v, w}, ruleFor(t, policy.Node{Verifier: "v"}, true, "v", "w"), executor.Options{})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{v, w}, ruleFor(t, policy.Node{Verifier: "v"}, true, "v", "w"), executor.Options{})
 	if _, err := e.Verify(t.Context(), request(t, image)); err != nil {
 		t.Fatal(err)
 	}
@@ -468,7 +468,7 @@ func TestDeadline(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store, _ := signed("pass")
 				set(store)
-				e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
+				e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				start := time.Now()
@@ -504,7 +504,7 @@ func TestStorePanicIsNoVerdict(t *testing.T) {
 			t.Parallel()
 			store, _ := signed("pass")
 			set(store)
-			e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
+			e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
 			got, err := e.Verify(t.Context(), request(t, image))
 			if !errors.Is(err, executor.ErrInconclusive) || got.Decision != executor.Undecided {
 				t.Fatalf("got %v, %v", got.Decision, err)
@@ -521,7 +521,7 @@ func TestArtifactsAtOnceIsBounded(t *testing.T) {
 	}
 	store, _ := signed(texts...)
 	v := &scripted{name: "v"}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{v}, ruleFor(t, policy.Node{Verifier: "v", Every: true}, false, "v"), executor.Options{ArtifactsAtOnce: 3})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{v}, ruleFor(t, policy.Node{Verifier: "v", Every: true}, false, "v"), executor.Options{ArtifactsAtOnce: 3})
 	if got, err := e.Verify(t.Context(), request(t, image)); err != nil || got.Decision != executor.Allowed {
 		t.Fatalf("got %v, %v", got.Decision, err)
 	}
@@ -544,7 +544,7 @@ func TestBudgetIsKeptAndGivenBack(t *testing.T) {
 		}
 		return nil
 	}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, true, "v"), executor.Options{Budget: budget})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, true, "v"), executor.Options{Budget: budget})
 	var group sync.WaitGroup
 	for range 10 {
 		group.Go(func() {
@@ -586,7 +586,7 @@ func TestHostileManifests(t *testing.T) {
 			desc := store.AddManifest(subject.Reference, ocispec.MediaTypeImageManifest, []byte(test.data(subject)))
 			desc.ArtifactType = sigType
 			store.List(subject, desc)
-			e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
+			e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
 			got, err := e.Verify(t.Context(), request(t, image))
 			if err != nil || got.Decision != executor.Denied {
 				t.Fatalf("got %v, %v", got.Decision, err)
@@ -608,7 +608,7 @@ func TestAlteredContentIsNoVerdict(t *testing.T) {
 		}
 		return data
 	}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
+	e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, policy.Node{Verifier: "v"}, false, "v"), executor.Options{})
 	got, err := e.Verify(t.Context(), request(t, image))
 	if !errors.Is(err, referrerstore.ErrDigestMismatch) || executor.Explain(got, err).Code != executor.CodeDigest {
 		t.Fatalf("got %v, %v", got.Decision, err)
@@ -616,6 +616,8 @@ func TestAlteredContentIsNoVerdict(t *testing.T) {
 }
 
 func ExampleExecutor_Verify() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	store := storetest.New("memory")
 	subject := store.AddImage("registry.example/app:v1")
 	store.AddReferrer(subject, sigType, blob("pass"))
@@ -623,19 +625,19 @@ func ExampleExecutor_Verify() {
 	if err != nil {
 		panic(err)
 	}
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, rules, executor.Options{})
+	e := executor.New(ctx, []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, rules, executor.Options{})
 	ref, err := referrerstore.ParseReference("registry.example/app:v1")
 	if err != nil {
 		panic(err)
 	}
-	result, err := e.Verify(context.Background(), executor.Request{Reference: ref})
+	result, err := e.Verify(ctx, executor.Request{Reference: ref})
 	fmt.Println(result.Decision, executor.Explain(result, err).Line())
 	// Output: allowed ALLOWED: rule "all" is met
 }
 
 func BenchmarkVerify(b *testing.B) {
 	store, _ := signed("pass 0", "pass 1", "pass 2", "pass 3", "pass 4")
-	e := executor.New([]referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(b, policy.Node{Verifier: "v", Every: true}, false, "v"), executor.Options{})
+	e := executor.New(b.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(b, policy.Node{Verifier: "v", Every: true}, false, "v"), executor.Options{})
 	req := request(b, image)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -21,22 +21,43 @@ import (
 // errDecided cancels what is still under way once it cannot matter any more.
 var errDecided = errors.New("the decision is made")
 
-// gathering is the evidence of one request while it comes in.
+// requestsPerArtifact are those for its manifest and its blob.
+const requestsPerArtifact = 2
+
+// gathering is the evidence of one subject while it comes in.
 //
 // Groups carry lifetimes, never verdicts: the goroutines below return nil and
 // write into slots that listing gave them.
 type gathering struct {
-	rule    Rule
+	pl      plan
 	serving []referrerstore.Store
+	prior   *proof // what was proven before, nil if nothing was
+	anew    bool   // the prior list does not count
 	cancel  context.CancelCauseFunc
+	work    *referrerstore.Work
 	start   time.Time
+
+	// resolved is closed when subject is whole, or lost says why not.
+	resolved chan struct{}
+	subject  referrerstore.Subject
+	lost     error
 
 	mu       sync.Mutex // guards the fields that follow it
 	slots    map[digest.Digest]*slot
-	pending  int // lists that have not ended and slots that are being judged
+	pending  int // lists that have not ended and slots without a judgement
+	lists    []listState
 	listErrs []error
 	decision Decision
 	listed   time.Duration
+	extra    int // of candidates tried at once beyond what is needed
+	fronts   []*front
+}
+
+// listState is how far the artifacts of one store are.
+type listState struct {
+	over             bool // it has ended, and whole if nothing but a bound cut it
+	whole            bool
+	waiting, running int // of the slots that this store's goroutine starts
 }
 
 // slot holds the reports on one artifact. Stores that list the same digest
@@ -45,9 +66,19 @@ type gathering struct {
 type slot struct {
 	sources []source
 	judged  int
-	running bool
+	state   slotState
+	owner   int // index of the store whose goroutine starts it
 	reports []verifier.Report
+	prior   []kept // what stands in for judging it
 }
+
+type slotState int
+
+const (
+	slotWaiting slotState = iota // nobody judges it yet
+	slotRunning
+	slotDone
+)
 
 // source is where an artifact was listed, and by whom it can be judged.
 type source struct {
@@ -60,21 +91,26 @@ type source struct {
 
 // gather runs the fan-out: an outer group over the stores, and in each an
 // inner bounded group over its artifacts. It returns when all of it has ended.
-func (e *Executor) gather(ctx context.Context, subject referrerstore.Subject, rule Rule, serving []referrerstore.Store) *gathering {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (e *Executor) gather(parent context.Context, pl plan, subject referrerstore.Subject, prior *proof, anew bool) *gathering {
+	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	g := &gathering{
-		rule:    rule,
-		serving: serving,
-		cancel:  cancel,
-		start:   time.Now(),
-		slots:   make(map[digest.Digest]*slot),
-		pending: len(serving),
+		pl: pl, serving: pl.serving, prior: prior, anew: anew,
+		cancel: cancel, work: referrerstore.WorkOf(ctx), start: time.Now(),
+		resolved: make(chan struct{}), subject: subject,
+		slots: make(map[digest.Digest]*slot), pending: len(pl.serving), lists: make([]listState, len(pl.serving)),
 	}
-	verifiers := e.needed(rule)
+	if prior != nil {
+		g.subject.Descriptor = prior.subject
+	}
+	verifiers := e.needed(pl.rule)
 	var outer errgroup.Group
-	outer.SetLimit(len(serving))
-	for i := range serving {
+	outer.SetLimit(len(pl.serving) + 1)
+	outer.Go(func() error {
+		e.whole(parent, g) // a decision does not end it: nothing may refer to what does not exist
+		return nil
+	})
+	for i := range pl.serving {
 		outer.Go(func() error {
 			e.gatherFrom(ctx, g, i, subject, verifiers)
 			return nil
@@ -82,6 +118,32 @@ func (e *Executor) gather(ctx context.Context, subject referrerstore.Subject, ru
 	}
 	_ = outer.Wait() // its functions return nil
 	return g
+}
+
+// whole finds what is not known yet of the subject, beside everything else.
+// Without it nothing counts.
+func (e *Executor) whole(ctx context.Context, g *gathering) {
+	defer close(g.resolved)
+	if g.subject.Descriptor.MediaType != "" {
+		return
+	}
+	subject, err := e.lookUp(ctx, g.pl)
+	if err != nil {
+		g.lost = err
+		g.cancel(err)
+		return
+	}
+	g.subject.Descriptor = subject.Descriptor
+}
+
+// await waits for the whole subject.
+func (g *gathering) await(ctx context.Context) (referrerstore.Subject, error) {
+	select {
+	case <-g.resolved:
+		return g.subject, g.lost
+	case <-ctx.Done():
+		return g.subject, context.Cause(ctx)
+	}
 }
 
 func (e *Executor) needed(rule Rule) []verifier.Verifier {
@@ -95,39 +157,75 @@ func (e *Executor) needed(rule Rule) []verifier.Verifier {
 }
 
 // gatherFrom lists what one store knows and judges it while the list comes in.
+// Artifacts are started here and nowhere else.
 func (e *Executor) gatherFrom(ctx context.Context, g *gathering, index int, subject referrerstore.Subject, verifiers []verifier.Verifier) {
-	store := g.serving[index]
+	f := e.newFront(g, index)
+	defer f.stop()
 	var inner errgroup.Group
-	inner.SetLimit(e.opts.ArtifactsAtOnce)
+	inner.SetLimit(e.opts.ArtifactsAtOnce + 1) // the list is one of them
+	inner.Go(func() error {
+		g.finishList(index, e.listFrom(ctx, g, index, subject, verifiers, f))
+		g.poke()
+		return nil
+	})
+	for !g.over(index) {
+		for s := f.next(); s != nil; s = f.next() {
+			inner.Go(func() error {
+				e.fill(ctx, g, s)
+				g.poke()
+				return nil
+			})
+		}
+		if !f.wait(ctx) {
+			break
+		}
+	}
+	_ = inner.Wait() // its functions return nil
+}
+
+// listFrom enters what one store lists, or what a prior list that still holds
+// said that it does.
+func (e *Executor) listFrom(ctx context.Context, g *gathering, index int, subject referrerstore.Subject, verifiers []verifier.Verifier, f *front) error {
 	place := 0
-	err := e.list(ctx, store, subject, func(artifact ocispec.Descriptor) error {
-		from := source{store: store, at: [2]int{index, place}, artifact: artifact, verifiers: e.matching(ctx, verifiers, artifact), sole: len(g.serving) == 1}
+	enter := func(artifact ocispec.Descriptor) error {
+		from := source{store: g.serving[index], at: [2]int{index, place}, artifact: artifact, verifiers: e.matching(ctx, verifiers, artifact), sole: len(g.serving) == 1}
 		place++
 		if len(from.verifiers) == 0 {
 			return nil
 		}
-		s, err := g.admit(from, e.opts.MaxArtifacts)
-		if s == nil || err != nil {
+		defer f.poke()
+		return g.admit(from, e.opts.MaxArtifacts)
+	}
+	if !g.anew && g.prior.listHolds(g.start.Round(0), e.memory.terms) {
+		return g.relist(index, enter)
+	}
+	return e.list(ctx, g.serving[index], subject, enter)
+}
+
+// relist enters the prior list's artifacts of one store.
+func (g *gathering) relist(index int, enter func(ocispec.Descriptor) error) error {
+	for _, a := range g.prior.artifacts {
+		if a.Store != g.serving[index].Name() {
+			continue
+		}
+		if err := enter(a.Artifact); err != nil {
 			return err
 		}
-		inner.Go(func() error {
-			e.fill(ctx, g, s, subject)
-			return nil
-		})
-		return nil
-	})
-	g.finishList(err)
-	_ = inner.Wait() // its functions return nil
+	}
+	if g.prior.cut {
+		return referrerstore.ErrTooManyReferrers
+	}
+	return nil
 }
 
 // fill judges a slot from one source after the other until one passes.
-func (e *Executor) fill(ctx context.Context, g *gathering, s *slot, subject referrerstore.Subject) {
+func (e *Executor) fill(ctx context.Context, g *gathering, s *slot) {
 	for {
 		from, ok := g.next(s)
 		if !ok {
 			return
 		}
-		g.record(s, e.judge(ctx, from, subject))
+		g.record(s, e.judge(ctx, g, from))
 	}
 }
 
@@ -146,7 +244,7 @@ func (e *Executor) matching(ctx context.Context, verifiers []verifier.Verifier, 
 func (e *Executor) matches(ctx context.Context, v verifier.Verifier, artifact ocispec.Descriptor) (matches bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			e.logPanic(ctx, "panic in a verifier", p, "verifier", v.Name(), "artifact", artifact.Digest.String())
+			e.logPanic(ctx, "panic in a verifier", p, debug.Stack(), "verifier", v.Name(), "artifact", artifact.Digest.String())
 			matches = true
 		}
 	}()
@@ -154,15 +252,15 @@ func (e *Executor) matches(ctx context.Context, v verifier.Verifier, artifact oc
 }
 
 // logPanic is for the operator: the stack is nobody else's business.
-func (e *Executor) logPanic(ctx context.Context, what string, p any, attrs ...any) {
-	e.opts.Logger.ErrorContext(ctx, what, append(attrs, "panic", p, "stack", string(debug.Stack()))...) //nolint:sloglint // one of few constant texts
+func (e *Executor) logPanic(ctx context.Context, what string, p any, stack []byte, attrs ...any) {
+	e.opts.Logger.ErrorContext(ctx, what, append(attrs, "panic", p, "stack", string(stack))...) //nolint:sloglint // one of few constant texts
 }
 
 // list walks a store's referrers; a panic in the store is an error of its list.
 func (e *Executor) list(ctx context.Context, store referrerstore.Store, subject referrerstore.Subject, each func(ocispec.Descriptor) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			e.logPanic(ctx, "panic in a store", p, "store", store.Name())
+			e.logPanic(ctx, "panic in a store", p, debug.Stack(), "store", store.Name())
 			err = fmt.Errorf("store %s: internal error", store.Name())
 		}
 	}()
@@ -180,26 +278,42 @@ func (e *Executor) list(ctx context.Context, store referrerstore.Store, subject 
 	return nil
 }
 
-// admit adds a source to its artifact's slot. It returns the slot if it needs
-// somebody to judge it, nil if it has a judge or has passed.
-func (g *gathering) admit(from source, limit int) (*slot, error) {
+// admit adds a source to its artifact's slot, which then waits for somebody to
+// judge it, unless somebody does, it has passed, or it was proven before.
+func (g *gathering) admit(from source, limit int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s, known := g.slots[from.artifact.Digest]
 	if !known {
 		if len(g.slots) >= limit {
-			return nil, referrerstore.ErrTooManyReferrers
+			return referrerstore.ErrTooManyReferrers
 		}
-		s = &slot{}
+		s = &slot{state: slotDone}
 		g.slots[from.artifact.Digest] = s
 	}
 	s.sources = append(s.sources, from)
-	if s.running || s.passed() {
-		return nil, nil
+	if !known {
+		if prior, ok := g.prior.believed(from.artifact.Digest, g.start.Round(0), g.anew); ok && len(prior) == len(from.verifiers) {
+			s.take(prior)
+			g.decide()
+			return nil
+		}
 	}
-	s.running = true
+	if s.state != slotDone || s.passed() || s.prior != nil {
+		return nil
+	}
+	s.state, s.owner = slotWaiting, from.at[0]
+	g.lists[s.owner].waiting++
 	g.pending++
-	return s, nil
+	return nil
+}
+
+// take lets what was proven before stand for the slot's judgement.
+func (s *slot) take(prior []kept) {
+	s.prior = prior
+	for _, k := range prior {
+		s.reports = append(s.reports, k.Report)
+	}
 }
 
 // passed says whether nothing could be learnt from another source.
@@ -221,8 +335,13 @@ func (g *gathering) next(s *slot) (source, bool) {
 		s.judged++
 		return s.sources[s.judged-1], true
 	}
-	s.running = false
+	s.state = slotDone
+	g.lists[s.owner].running--
 	g.pending--
+	if !s.passed() {
+		g.extra = 2*g.extra + 1
+	}
+	g.work.AddLeft(-requestsPerArtifact)
 	g.decide()
 	return source{}, false
 }
@@ -244,45 +363,76 @@ func (g *gathering) record(s *slot, reports []verifier.Report) {
 	}
 }
 
-func (g *gathering) finishList(err error) {
+func (g *gathering) finishList(index int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.listed = max(g.listed, time.Since(g.start))
 	if err != nil && !errors.Is(err, errDecided) {
 		g.listErrs = append(g.listErrs, err)
 	}
+	g.lists[index].over = true
+	g.lists[index].whole = err == nil || errors.Is(err, referrerstore.ErrTooManyReferrers)
 	g.pending--
+	g.work.SetLeft(g.left() * requestsPerArtifact)
 	g.decide()
+}
+
+// left is how many artifacts will be judged, as far as is known. It is called
+// with mu held.
+func (g *gathering) left() int {
+	running, waiting := 0, 0
+	for _, l := range g.lists {
+		running += l.running
+		waiting += l.waiting
+	}
+	wanted := 0
+	for _, n := range g.pl.rule.Requirement.Needs(g.evidence()) {
+		wanted = max(wanted, n)
+	}
+	if g.pl.rule.EvaluateAll {
+		wanted = AllReports
+	}
+	return running + min(waiting, wanted)
+}
+
+// over says whether there is nothing more to start for a store.
+func (g *gathering) over(index int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.lists[index]
+	return g.decision != Undecided || (l.over && l.waiting+l.running == 0)
 }
 
 // decide asks the policy and, if it will not change its mind, ends the rest.
 // Slots that are being judged are left out: another source may yet pass.
 func (g *gathering) decide() {
-	if g.decision != Undecided || (g.rule.EvaluateAll && g.pending > 0) {
+	if g.decision != Undecided || (g.pl.rule.EvaluateAll && g.pending > 0) {
 		return
 	}
-	var arrived []verifier.Report
-	for _, s := range g.slots {
-		if !s.running {
-			arrived = append(arrived, s.reports...)
-		}
-	}
-	settled := g.pending == 0 && len(g.listErrs) == 0
-	g.decision = g.rule.Requirement.Decide(Evidence{Reports: arrived, Settled: settled})
+	evidence := g.evidence()
+	evidence.Settled = g.pending == 0 && len(g.listErrs) == 0
+	g.decision = g.pl.rule.Requirement.Decide(evidence)
 	if g.decision != Undecided {
 		g.cancel(errDecided)
 	}
 }
 
+// evidence is what has arrived so far. It is called with mu held.
+func (g *gathering) evidence() Evidence {
+	var arrived []verifier.Report
+	for _, s := range g.slots {
+		if s.state == slotDone {
+			arrived = append(arrived, s.reports...)
+		}
+	}
+	return Evidence{Reports: arrived}
+}
+
 // reports are in the order of stores and their lists, without those that the
 // decision cut short.
 func (g *gathering) reports() []verifier.Report {
-	slots := slices.SortedFunc(maps.Values(g.slots), func(a, b *slot) int {
-		x, y := a.place(), b.place()
-		return slices.Compare(x[:], y[:])
-	})
 	var all []verifier.Report
-	for _, s := range slots {
+	for _, s := range g.ordered() {
 		for _, r := range s.reports {
 			if g.decision == Undecided || !errors.Is(r.Reason.Err, errDecided) {
 				all = append(all, r)
@@ -290,6 +440,13 @@ func (g *gathering) reports() []verifier.Report {
 		}
 	}
 	return all
+}
+
+func (g *gathering) ordered() []*slot {
+	return slices.SortedFunc(maps.Values(g.slots), func(a, b *slot) int {
+		x, y := a.place(), b.place()
+		return slices.Compare(x[:], y[:])
+	})
 }
 
 // place is the first place at which an artifact was listed.
@@ -315,13 +472,61 @@ func (g *gathering) broken() error {
 
 func (g *gathering) cut() bool { return len(g.listErrs) > 0 }
 
+// proof is what was found out for good, nil if nothing was.
+func (g *gathering) proof(begun time.Time, terms ProofTerms) *proof {
+	if g.lost != nil || g.subject.Descriptor.MediaType == "" {
+		return nil
+	}
+	p := &proof{subject: g.subject.Descriptor, begun: begun, cut: g.cut(), listed: begun}
+	if !g.anew && g.prior.listHolds(g.start.Round(0), terms) {
+		p.listed = g.prior.listed
+	}
+	for _, l := range g.lists {
+		if !l.whole {
+			p.listed, p.cut = time.Time{}, false
+		}
+	}
+	for _, s := range g.ordered() {
+		p.artifacts = append(p.artifacts, s.proven(begun, terms))
+	}
+	if p.conclude(); p.listed.IsZero() && len(p.reports) == 0 {
+		return nil
+	}
+	return p
+}
+
+// proven keeps of a slot what is knowledge.
+func (s *slot) proven(begun time.Time, terms ProofTerms) proven {
+	from := s.sources[0]
+	a := proven{Artifact: from.artifact, Store: from.store.Name(), Wanted: len(from.verifiers), Reports: s.prior}
+	// What a registry annotates proves nothing and has no use any more.
+	a.Artifact.Annotations = nil
+	if s.prior != nil || s.state != slotDone {
+		return a
+	}
+	for _, r := range s.reports {
+		if until, ok := terms.until(r, begun); ok && len(a.Reports) < a.Wanted {
+			r.Artifact.Annotations, r.Reason.Err = nil, nil
+			a.Reports = append(a.Reports, kept{Report: r, Until: until})
+		}
+	}
+	return a
+}
+
 // judge lets every matching verifier judge one artifact, all at once, over one
 // shared reading of it.
-func (e *Executor) judge(ctx context.Context, from source, subject referrerstore.Subject) []verifier.Report {
+func (e *Executor) judge(ctx context.Context, g *gathering, from source) []verifier.Report {
+	reports := make([]verifier.Report, len(from.verifiers))
+	subject, err := g.await(ctx)
+	if err != nil {
+		for i, v := range from.verifiers {
+			reports[i] = verifier.Report{Verifier: v.Name(), Type: v.Type(), Artifact: from.artifact, Reason: reasonOf(ctx, err)}
+		}
+		return reports
+	}
 	content := newContent(ctx, from.store, subject, from.artifact, e.opts.Budget, e.opts.ManifestBytes)
 	defer content.release()
 	in := verifier.Input{Subject: subject, Artifact: from.artifact, Content: content}
-	reports := make([]verifier.Report, len(from.verifiers))
 	var group errgroup.Group
 	group.SetLimit(len(from.verifiers))
 	for i, v := range from.verifiers {
@@ -340,7 +545,7 @@ func (e *Executor) verifyOne(ctx context.Context, v verifier.Verifier, in verifi
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			e.logPanic(ctx, "panic in a verifier", p, "verifier", v.Name(), "artifact", in.Artifact.Digest.String())
+			e.logPanic(ctx, "panic in a verifier", p, debug.Stack(), "verifier", v.Name(), "artifact", in.Artifact.Digest.String())
 			report = verifier.Report{Reason: verifier.Reason{
 				Code: verifier.CodeVerificationAborted,
 				What: "the verifier stopped on an internal error",

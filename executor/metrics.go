@@ -17,6 +17,8 @@ type metrics struct {
 	artifacts  *prometheus.CounterVec
 	judging    *prometheus.HistogramVec
 	exemptions *prometheus.CounterVec
+	recalls    *prometheus.CounterVec
+	refreshes  *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -43,11 +45,46 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "gatehouse_exemptions_total",
 			Help: "Subjects that an exemption allowed without proof, by rule.",
 		}, []string{"rule"}),
+		recalls: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_recalls_total",
+			Help: "Subjects that were answered from a proof (hit), and those that took work (miss).",
+		}, []string{"outcome"}),
+		refreshes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_refreshes_total",
+			Help: "Proofs that were proven again in the background, by outcome: proven, or failed and so left as they were.",
+		}, []string{"outcome"}),
 	}
 }
 
+// watch shows what the executor holds at the moment of a scrape.
+func (m *metrics) watch(reg prometheus.Registerer, e *Executor) {
+	f := promauto.With(reg)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "gatehouse_proofs", Help: "Proofs in the replica.",
+	}, func() float64 { return float64(e.memory.proofs.EstimatedSize()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "gatehouse_proofs_bytes", Help: "Memory that the proofs in the replica are counted with.",
+	}, func() float64 { return float64(e.memory.proofs.WeightedSize()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "gatehouse_subjects_in_flight", Help: "Subjects that are worked on.",
+	}, func() float64 { all, _ := e.subjects.Number(); return float64(all) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "gatehouse_subjects_in_background", Help: "Subjects that are worked on without anybody waiting.",
+	}, func() float64 { _, alone := e.subjects.Number(); return float64(alone) })
+}
+
+// refreshed counts an attempt to prove a subject again.
+func (m *metrics) refreshed(err error) {
+	outcome := "proven"
+	if err != nil {
+		outcome = "failed"
+	}
+	m.refreshes.WithLabelValues(outcome).Inc()
+}
+
 func (m *metrics) observe(r Result, err error) {
-	m.subjects.WithLabelValues(r.Rule, r.Decision.String(), string(Explain(r, err).Code)).Inc()
+	m.subjects.WithLabelValues(r.Rule, r.Decision.String(), string(codeOf(r, err))).Inc()
+	m.recalls.WithLabelValues(recalled(r)).Inc()
 	m.duration.WithLabelValues(r.Decision.String()).Observe(r.Timings.Total.Seconds())
 	if r.Exemption != nil && r.Decision == Allowed {
 		m.exemptions.WithLabelValues(r.Rule).Inc()
@@ -57,4 +94,20 @@ func (m *metrics) observe(r Result, err error) {
 func (m *metrics) judged(v verifier.Verifier, r verifier.Report) {
 	m.artifacts.WithLabelValues(v.Name(), r.Outcome.String()).Inc()
 	m.judging.WithLabelValues(v.Name()).Observe(r.Elapsed.Round(time.Microsecond).Seconds())
+}
+
+// codeOf is the code of the result's explanation, without its text where there
+// is none to find out.
+func codeOf(r Result, err error) verifier.Code {
+	if err == nil && r.Decision == Allowed && r.Exemption == nil {
+		return CodeAllowed
+	}
+	return Explain(r, err).Code
+}
+
+func recalled(r Result) string {
+	if r.Proof != 0 {
+		return "hit"
+	}
+	return "miss"
 }

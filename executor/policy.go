@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"math"
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
@@ -15,6 +16,9 @@ type Policy interface {
 	// that no rule matches, which denies. An empty namespace is none: where
 	// rules name namespaces, ErrNamespaceMissing denies such a request.
 	Match(ref referrerstore.Reference, namespace string) (Rule, bool, error)
+	// ReadsNamespaces says whether any rule names namespaces: if none does,
+	// an image is the same one in all of them.
+	ReadsNamespaces() bool
 }
 
 // Rule is what a policy demands of the images that it matches: exactly one of
@@ -50,7 +54,15 @@ type Requirement interface {
 	// Decide answers for the evidence so far; Undecided says that reports
 	// still to come, or that were inconclusive, could tip it either way.
 	Decide(Evidence) Decision
+	// Needs says for each verifier how many reports more the evidence lacks at
+	// the least before Decide could allow, AllReports where it wants every one
+	// that there is. It is asked where Decide is Undecided, and only guides
+	// what is fetched first: an answer too small costs time, never a verdict.
+	Needs(Evidence) map[string]int
 }
+
+// AllReports says that a requirement wants the reports on all artifacts.
+const AllReports = math.MaxInt
 
 // Evidence is what is known at one moment.
 type Evidence struct {

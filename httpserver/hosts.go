@@ -1,71 +1,43 @@
 package httpserver
 
-import (
-	"context"
-	"sync"
-)
+import "sync"
 
-// The bounds on subjects over all requests. A host that hangs takes neither the
-// places nor the queue of others.
+// The bounds on subjects that requests wait for. A host that hangs fills no
+// queue but its own.
 const (
-	// subjectsPerHost are worked on at once, for one registry host.
-	subjectsPerHost = 256
-	// queuedPerHost are under way or wait, for one registry host.
+	// queuedPerHost are waited for, for one registry host.
 	queuedPerHost = 4096
-	// subjectsAtOnce are under way or wait, for all hosts: about 8 KiB each.
-	subjectsAtOnce = 16 << 10
+	// queued are waited for, for all hosts: about 8 KiB each.
+	queued = 16 << 10
 )
 
-// hosts hands out places for subjects by registry host. A host is forgotten
-// when nobody uses it.
+// hosts counts the subjects that requests wait for by registry host. A host is
+// forgotten when nobody waits for it.
 type hosts struct {
-	mu    sync.Mutex // guards the fields that follow it
-	total int
-	queue map[string]*places
+	mu      sync.Mutex // guards the fields that follow it
+	total   int
+	waiting map[string]int
 }
 
-type places struct {
-	free  chan struct{}
-	users int // guarded by hosts.mu
-}
-
-func newHosts() *hosts { return &hosts{queue: make(map[string]*places)} }
+func newHosts() *hosts { return &hosts{waiting: make(map[string]int)} }
 
 // join enters a host's queue, or says that it is full. Who joined must part.
-func (h *hosts) join(host string) (*places, bool) {
+func (h *hosts) join(host string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p, ok := h.queue[host]
-	if !ok {
-		p = &places{free: make(chan struct{}, subjectsPerHost)}
+	if h.total == queued || h.waiting[host] == queuedPerHost {
+		return false
 	}
-	if h.total == subjectsAtOnce || p.users == queuedPerHost {
-		return nil, false
-	}
-	h.queue[host] = p
 	h.total++
-	p.users++
-	return p, true
+	h.waiting[host]++
+	return true
 }
 
-func (h *hosts) part(host string, p *places) {
+func (h *hosts) part(host string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.total--
-	if p.users--; p.users == 0 {
-		delete(h.queue, host)
+	if h.waiting[host]--; h.waiting[host] == 0 {
+		delete(h.waiting, host)
 	}
 }
-
-// enter waits for a place until ctx ends, and says whether there was one; then
-// leave gives it back.
-func (p *places) enter(ctx context.Context) bool {
-	select {
-	case p.free <- struct{}{}:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func (p *places) leave() { <-p.free }

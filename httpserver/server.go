@@ -40,6 +40,9 @@ const VerifyPath = "/ratify/gatekeeper/v1/verify"
 // soon after its context ends.
 type Decider interface {
 	Verify(ctx context.Context, req executor.Request) (executor.Result, error)
+	// Recall answers without I/O and without waiting; false says that it takes
+	// Verify.
+	Recall(req executor.Request) (executor.Result, bool)
 }
 
 // Snapshot is what a request reads, as one immutable whole.
@@ -53,6 +56,15 @@ type Snapshot struct {
 	OnFailure     OnFailure
 	NamespaceFrom NamespaceFrom
 	Limits        Limits
+	// AnswerBytes bounds the memory of answers that are kept encoded; 0 keeps
+	// none.
+	AnswerBytes int64
+}
+
+// snapshot is a Snapshot at work.
+type snapshot struct {
+	*Snapshot
+	answers *answers
 }
 
 // Limits bound one request.
@@ -105,7 +117,7 @@ type Options struct {
 // safe for concurrent use.
 type Server struct {
 	opts     Options
-	live     atomic.Pointer[Snapshot]
+	live     atomic.Pointer[snapshot]
 	draining atomic.Bool
 	bodies   *referrerstore.Budget
 	hosts    *hosts
@@ -136,11 +148,10 @@ func New(opts Options) *Server {
 	}
 }
 
-// Swap makes a snapshot live for the requests that come from now on and
-// returns the one before it, nil at first.
-func (s *Server) Swap(next *Snapshot) *Snapshot {
+// Swap makes a snapshot live for the requests that come from now on.
+func (s *Server) Swap(next *Snapshot) {
 	s.metrics.generation.Set(float64(next.Generation))
-	return s.live.Swap(next)
+	s.live.Store(&snapshot{Snapshot: next, answers: newAnswers(next.AnswerBytes)})
 }
 
 // Handler is the webhook.

@@ -4,11 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -26,15 +26,16 @@ type answer struct {
 	err         error // no verdict
 	invalid     bool  // the key can never name an image
 	done        bool
-	encoded     json.RawMessage // the value, nil where there is none
+	encoded     encodedValue // nil where there is none
 }
 
 // batch is one request's work: one answer for each distinct subject, and each
 // key with the index of its answer. Workers write answers under mu; only the
 // handler writes the response.
 type batch struct {
-	live  *Snapshot
+	live  *snapshot
 	trace string
+	start time.Time
 	keys  []keyed
 
 	mu      sync.Mutex // guards the field that follows it
@@ -79,11 +80,21 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	b, jobs := plan(keys, live, namespace)
-	s.run(ctx, b, jobs)
+	b, jobs := plan(keys, live, namespace, laneOf(r))
+	b.start = start
+	s.run(ctx, b, b.recall(jobs))
 	answers := b.finished(ctx)
 	s.respond(w, deadline, b, answers)
 	s.record(b, answers, time.Since(start))
+}
+
+// laneOf is who asks. Gatekeeper's audit sends what its admission sends; a
+// Provider that only audit uses can say so with "?lane=audit" in its URL.
+func laneOf(r *http.Request) referrerstore.Lane {
+	if r.URL.RawQuery != "" && r.URL.Query().Get("lane") == "audit" {
+		return referrerstore.LaneBackground
+	}
+	return referrerstore.LaneAdmission
 }
 
 // writeMargin is kept back from the deadline to encode and send the answer.
@@ -99,12 +110,13 @@ func newTraceID() string {
 
 // plan parses the keys and gives every distinct subject one slot. Keys that
 // can never be valid are answered here.
-func plan(keys []string, live *Snapshot, namespace string) (*batch, []job) {
+func plan(keys []string, live *snapshot, namespace string, lane referrerstore.Lane) (*batch, []job) {
 	b := &batch{live: live, trace: newTraceID(), keys: make([]keyed, len(keys))}
 	slots := make(map[executor.Request]int, len(keys))
 	var jobs []job
 	for i, key := range keys {
 		req, err := parseKey(key, live.NamespaceFrom, namespace, live.Limits)
+		req.Lane = lane
 		if err != nil {
 			b.keys[i] = keyed{key, len(b.answers)}
 			a := answer{explanation: executor.ExplainInvalidKey(err), invalid: true, done: true}
@@ -124,6 +136,20 @@ func plan(keys []string, live *Snapshot, namespace string) (*batch, []job) {
 	return b, jobs
 }
 
+// recall answers what can be answered without waiting, and gives back the rest.
+func (b *batch) recall(jobs []job) []job {
+	var rest []job
+	for _, j := range jobs {
+		result, ok := b.live.Decider.Recall(j.req)
+		if !ok {
+			rest = append(rest, j)
+			continue
+		}
+		b.put(j, result, nil)
+	}
+	return rest
+}
+
 // run decides on all subjects at once, as far as the bounds allow, and returns
 // when all are done or ctx ends. What is late then belongs to the server's
 // wait group and may still write to the batch, which nobody reads any more.
@@ -138,18 +164,14 @@ func (s *Server) run(ctx context.Context, b *batch, jobs []job) {
 		group.SetLimit(len(jobs))
 		for _, j := range jobs {
 			host := j.req.Reference.Registry
-			places, ok := s.hosts.join(host)
-			if !ok {
+			if !s.hosts.join(host) {
 				b.put(j, executor.Result{Request: j.req}, errQueueFull)
 				continue
 			}
 			group.Go(func() error {
-				defer s.hosts.part(host, places)
-				if places.enter(ctx) {
-					defer places.leave()
-					result, err := b.live.Decider.Verify(ctx, j.req)
-					b.put(j, result, err)
-				}
+				defer s.hosts.part(host)
+				result, err := b.live.Decider.Verify(ctx, j.req)
+				b.put(j, result, err)
 				return nil
 			})
 		}
@@ -166,7 +188,7 @@ var errQueueFull = fmt.Errorf("%w: too many images of this registry wait", refer
 // put fills one answer, encoded, so that nothing but writing is left to do when
 // the deadline comes.
 func (b *batch) put(j job, result executor.Result, err error) {
-	a := answer{result: result, err: err, explanation: executor.Explain(result, err), done: true}
+	a := b.live.answers.find(result, err)
 	a.encoded = b.encode(&a, j.key)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -174,11 +196,15 @@ func (b *batch) put(j job, result executor.Result, err error) {
 }
 
 // encode makes an answer's value, nil where the lack of a verdict is none.
-func (b *batch) encode(a *answer, key string) json.RawMessage {
+func (b *batch) encode(a *answer, key string) encodedValue {
 	if a.err != nil && b.live.OnFailure == FailureIsSystemError {
 		return nil
 	}
-	return encodeValue(a, key, b.trace, time.Now(), maxAnswerBytes/max(len(b.keys), 1))
+	most := maxAnswerBytes / max(len(b.keys), 1)
+	if a.encoded != nil && len(a.encoded) <= most {
+		return a.encoded
+	}
+	return encodeValue(a, key, most)
 }
 
 // finished takes the answers as they stand; subjects that were not decided in
@@ -202,11 +228,7 @@ func (b *batch) finished(ctx context.Context) []answer {
 // respond writes the one answer of a well-formed request. What is held until a
 // slow client has read it counts with the bodies of requests.
 func (s *Server) respond(w http.ResponseWriter, deadline time.Time, b *batch, answers []answer) {
-	body, err := encodeResponse(b.keys, answers)
-	if err != nil {
-		s.opts.Logger.Error("encode the response", "error", err, "trace_id", b.trace)
-		body = encodeSystemError(string(executor.CodeInternalError) + ": the answer could not be encoded; see the log of gatehouse")
-	}
+	body := encodeResponse(b.keys, answers, b.trace, time.Now())
 	if held := int64(len(body)); s.bodies.TryAcquire(held) {
 		defer s.bodies.Release(held)
 	} else {
@@ -237,6 +259,7 @@ func (s *Server) write(w http.ResponseWriter, status int, deadline time.Time, bo
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that has gone is not our error
 }
@@ -272,7 +295,9 @@ func (a *answer) decision() executor.Decision {
 }
 
 func (s *Server) logVerdict(a *answer, trace string) {
-	if a.invalid || !s.verdicts.changed(a.result.Request, a.decision(), a.explanation.Code) {
+	req := a.result.Request
+	req.Lane = referrerstore.LaneAdmission // the same image, whoever asks
+	if a.invalid || !s.verdicts.changed(req, a.decision(), a.explanation.Code) {
 		return
 	}
 	level := slog.LevelInfo

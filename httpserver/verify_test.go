@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type decider struct {
 	calls atomic.Int32
 	block chan struct{}
+	proof atomic.Uint64 // of what Recall remembers; 0 is nothing
 }
 
 func (d *decider) Verify(ctx context.Context, req executor.Request) (executor.Result, error) {
@@ -79,6 +81,22 @@ func (d *decider) Verify(ctx context.Context, req executor.Request) (executor.Re
 		return r, errors.New("too late")
 	}
 	return r, nil
+}
+
+// Recall remembers what is called remembered, as read from a proof with the
+// number that the decider has.
+func (d *decider) Recall(req executor.Request) (executor.Result, bool) {
+	proof := d.proof.Load()
+	if proof == 0 || !strings.HasPrefix(req.Reference.Repository, "remembered/") {
+		return executor.Result{}, false
+	}
+	r, err := d.Verify(context.Background(), req)
+	d.calls.Add(-1)
+	r.Proof = proof
+	for i := range r.Reports {
+		r.Reports[i].Extensions = map[string]string{"proof": strconv.FormatUint(proof, 10)}
+	}
+	return r, err == nil
 }
 
 func newServer(t testing.TB, d httpserver.Decider, change func(*httpserver.Snapshot)) *httpserver.Server {
@@ -349,6 +367,8 @@ func (r *recorder) Verify(_ context.Context, req executor.Request) (executor.Res
 	return executor.Result{Request: req, Decision: executor.Allowed}, nil
 }
 
+func (*recorder) Recall(executor.Request) (executor.Result, bool) { return executor.Result{}, false }
+
 // The same image in two namespaces is two subjects.
 func TestNamespaceIsPartOfTheSubject(t *testing.T) {
 	t.Parallel()
@@ -357,6 +377,38 @@ func TestNamespaceIsPartOfTheSubject(t *testing.T) {
 	post(t, h, httpserver.VerifyPath, "[a]r.example/good", "[b]r.example/good", "[a]r.example/good")
 	if n := d.calls.Load(); n != 2 {
 		t.Errorf("%d subjects decided on, want 2", n)
+	}
+}
+
+// What is remembered is answered without work, tells what a first answer would
+// tell, and never what an earlier proof told.
+func TestRemembered(t *testing.T) {
+	t.Parallel()
+	d := &decider{}
+	h := newServer(t, d, func(s *httpserver.Snapshot) { s.AnswerBytes = 1 << 20 }).Handler()
+	keys := []string{"r.example/remembered/good", "r.example/remembered/unsigned", "r.example/good"}
+	for proof := range uint64(4) {
+		d.proof.Store(proof)
+		for range 3 {
+			d.calls.Store(0)
+			_, response, body := post(t, h, httpserver.VerifyPath, keys...)
+			want := int32(1)
+			if proof == 0 {
+				want = 3
+			}
+			if n := d.calls.Load(); n != want {
+				t.Errorf("proof %d: %d subjects took work, want %d", proof, n, want)
+			}
+			if len(response.Response.Items) != 3 || response.Response.SystemError != "" {
+				t.Fatalf("proof %d: %s", proof, body)
+			}
+			if tells := fmt.Sprintf(`"proof":"%d"`, proof); proof > 0 && strings.Count(body, tells) != 1 {
+				t.Errorf("proof %d: the answer tells of another one: %s", proof, body)
+			}
+			if n := strings.Count(body, `"isSuccess":true,"succeeded":true`); n != 2 {
+				t.Errorf("proof %d: %d successes, want 2: %s", proof, n, body)
+			}
+		}
 	}
 }
 
@@ -398,8 +450,19 @@ func TestAdminIsReadOnly(t *testing.T) {
 }
 
 func BenchmarkAnswer(b *testing.B) {
-	h := newServer(b, &decider{}, nil).Handler()
-	body, err := json.Marshal(externaldata.NewProviderRequest([]string{"r.example/a/good", "r.example/b/good", "r.example/c/good", "r.example/d/good"}))
+	benchmarkAnswer(b, &decider{}, "r.example/a/good", "r.example/b/good", "r.example/c/good", "r.example/d/good")
+}
+
+func BenchmarkRememberedAnswer(b *testing.B) {
+	d := &decider{}
+	d.proof.Store(1)
+	benchmarkAnswer(b, d, "r.example/remembered/a/good", "r.example/remembered/b/good", "r.example/remembered/c/good", "r.example/remembered/d/good")
+}
+
+func benchmarkAnswer(b *testing.B, d *decider, keys ...string) {
+	b.Helper()
+	h := newServer(b, d, func(s *httpserver.Snapshot) { s.AnswerBytes = 1 << 20 }).Handler()
+	body, err := json.Marshal(externaldata.NewProviderRequest(keys))
 	if err != nil {
 		b.Fatal(err)
 	}

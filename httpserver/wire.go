@@ -3,6 +3,7 @@ package httpserver
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,21 +28,6 @@ const (
 	maxFactBytes = 256
 	maxWarnings  = 4
 )
-
-// value is the verdict on one key in the report shape 0.2.0 of Ratify. Its
-// fields are always present and never null: a template that meets a missing
-// field is undefined, and what is undefined admits.
-//
-// succeeded repeats isSuccess under the name that templates of Ratify's next
-// major version read, which would be undefined over the older shape alone.
-type value struct {
-	Version         string   `json:"version"`
-	IsSuccess       bool     `json:"isSuccess"`
-	Succeeded       bool     `json:"succeeded"`
-	TraceID         string   `json:"traceID"`
-	Timestamp       string   `json:"timestamp"`
-	VerifierReports []report `json:"verifierReports"`
-}
 
 // report is one judgement within a value. name and type are what verifierName
 // and verifierType were called before; shipped templates select by them.
@@ -72,21 +58,86 @@ type report struct {
 // for one artifact.
 const policyType = "policy"
 
+// encodedValue is a value without what differs between two requests: it is
+// whether it is a success, and the reports in JSON.
+type encodedValue []byte
+
 // encodeResponse makes the answer to a well-formed request: an item for each
-// key in its order, and what was left out in systemError.
-func encodeResponse(keys []keyed, answers []answer) ([]byte, error) {
-	response := externaldata.Response{Items: make([]externaldata.Item, 0, len(keys))}
+// key in its order, and what was left out in systemError. It writes the JSON of
+// externaldata.ProviderResponse itself, because the values are encoded already:
+// encoding/json would go through every byte of them again.
+func encodeResponse(keys []keyed, answers []answer, trace string, now time.Time) []byte {
+	size := len(responseHead) + 64
+	for _, k := range keys {
+		size += len(k.key) + len(answers[k.slot].encoded) + itemOverhead
+	}
+	body := append(make([]byte, 0, size), responseHead...)
+	stamp := now.UTC().AppendFormat(nil, time.RFC3339Nano)
 	left := &leftOut{}
+	separator := `"items":[`
 	for _, k := range keys {
 		a := &answers[k.slot]
 		if a.encoded == nil {
 			left.add(a.explanation, k.key)
 			continue
 		}
-		response.Items = append(response.Items, externaldata.Item{Key: k.key, Value: a.encoded})
+		body = append(body, separator...)
+		body = a.appendItem(body, k.key, trace, stamp)
+		separator = ","
 	}
-	response.SystemError = left.String()
-	return encode(response)
+	if separator == "," {
+		body = append(body, ']')
+	}
+	if text := left.String(); text != "" {
+		if separator == "," {
+			body = append(body, ',')
+		}
+		body = append(body, `"systemError":`...)
+		body = appendString(body, text)
+	}
+	return append(body, "}}\n"...)
+}
+
+const (
+	responseHead = `{"apiVersion":"` + apiVersion + `","kind":"ProviderResponse","response":{`
+	// itemOverhead is about what an item has beside its key and its reports.
+	itemOverhead = 256
+)
+
+// appendItem writes an item, and in it the verdict on its key in the report shape
+// 0.2.0 of Ratify. The fields of a value are always present and never null: a
+// template that meets a missing field is undefined, and what is undefined
+// admits.
+//
+// succeeded repeats isSuccess under the name that templates of Ratify's next
+// major version read, which would be undefined over the older shape alone.
+func (a *answer) appendItem(body []byte, key, trace string, stamp []byte) []byte {
+	body = append(body, `{"key":`...)
+	body = appendString(body, key)
+	body = append(body, `,"value":{"version":"`+reportVersion+`","isSuccess":`...)
+	body = strconv.AppendBool(body, a.success())
+	body = append(body, `,"succeeded":`...)
+	body = strconv.AppendBool(body, a.success())
+	body = append(body, `,"traceID":"`...)
+	body = append(body, trace...)
+	body = append(body, `","timestamp":"`...)
+	body = append(body, stamp...)
+	body = append(body, `","verifierReports":`...)
+	body = append(body, a.encoded...)
+	return append(body, "}}"...)
+}
+
+// appendString writes text as JSON does.
+func appendString(body []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
+			encoded, _ := json.Marshal(text) // a string always encodes
+			return append(body, encoded...)
+		}
+	}
+	body = append(body, '"')
+	body = append(body, text...)
+	return append(body, '"')
 }
 
 func encode(response externaldata.Response) ([]byte, error) {
@@ -106,12 +157,12 @@ func encodeSystemError(text string) []byte {
 	return body
 }
 
-// encodeValue makes the verdict on one key. Where its reports have more bytes
-// than they may, fewer of them are told; nil says that it could not be encoded,
-// and stands for no verdict.
-func encodeValue(a *answer, key, trace string, now time.Time, most int) json.RawMessage {
+// encodeValue encodes the reports of the verdict on one key. Where they have
+// more bytes than they may, fewer of them are told; nil says that they could
+// not be encoded, and stands for no verdict.
+func encodeValue(a *answer, key string, most int) encodedValue {
 	for _, n := range []int{maxReports, 0} {
-		raw, err := json.Marshal(valueOf(a, key, trace, now, n))
+		raw, err := json.Marshal(reportsOf(a, key, n))
 		if err != nil {
 			return nil
 		}
@@ -122,25 +173,22 @@ func encodeValue(a *answer, key, trace string, now time.Time, most int) json.Raw
 	return nil
 }
 
-func valueOf(a *answer, key, trace string, now time.Time, reports int) value {
-	success := a.err == nil && !a.invalid && a.result.Decision == executor.Allowed
-	v := value{
-		Version:         reportVersion,
-		IsSuccess:       success,
-		Succeeded:       success,
-		TraceID:         trace,
-		Timestamp:       now.UTC().Format(time.RFC3339Nano),
-		VerifierReports: []report{},
-	}
+func (a *answer) success() bool {
+	return a.err == nil && !a.invalid && a.result.Decision == executor.Allowed
+}
+
+func reportsOf(a *answer, key string, most int) []report {
+	success := a.success()
+	reports := []report{}
 	// What no single artifact's report says is said by one for the policy. An
 	// allowance by reports needs none.
 	if !success || a.result.Exemption != nil {
-		v.VerifierReports = append(v.VerifierReports, policyReport(a, key, success))
+		reports = append(reports, policyReport(a, key, success))
 	}
-	for _, r := range telling(a.result.Reports, reports) {
-		v.VerifierReports = append(v.VerifierReports, artifactReport(a, r, success))
+	for _, r := range telling(a.result.Reports, most) {
+		reports = append(reports, artifactReport(a, r, success))
 	}
-	return v
+	return reports
 }
 
 // telling picks the reports that a value has room for: the first of each

@@ -105,21 +105,72 @@ func encoded(keys []keyed, answers []answer, mode OnFailure) []answer {
 	answers = append([]answer(nil), answers...)
 	for _, k := range keys {
 		if a := &answers[k.slot]; a.err == nil || mode == FailureIsValue {
-			a.encoded = encodeValue(a, k.key, "00112233445566778899aabbccddeeff", someTime, maxAnswerBytes)
+			a.encoded = encodeValue(a, k.key, maxAnswerBytes)
 		}
 	}
 	return answers
+}
+
+const someTrace = "00112233445566778899aabbccddeeff"
+
+// isWrittenAsJSONWould compares what was written by hand with what encoding/json
+// makes of the frameworks' own types.
+func isWrittenAsJSONWould(t *testing.T, body []byte) {
+	t.Helper()
+	type value struct {
+		Version         string   `json:"version"`
+		IsSuccess       bool     `json:"isSuccess"`
+		Succeeded       bool     `json:"succeeded"`
+		TraceID         string   `json:"traceID"`
+		Timestamp       string   `json:"timestamp"`
+		VerifierReports []report `json:"verifierReports"`
+	}
+	var response externaldata.ProviderResponse
+	if err := json.Unmarshal(body, &response); err != nil {
+		t.Fatal(err)
+	}
+	for i, item := range response.Response.Items {
+		raw, err := json.Marshal(item.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v value
+		if err := json.Unmarshal(raw, &v); err != nil {
+			t.Fatal(err)
+		}
+		response.Response.Items[i].Value = v
+	}
+	want, err := json.Marshal(response)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), strings.TrimSuffix(string(body), "\n")); diff != "" {
+		t.Errorf("encoding/json writes otherwise (-want +got):\n%s", diff)
+	}
+}
+
+func FuzzAppendString(f *testing.F) {
+	for _, seed := range []string{"", "r.example/app:v1", "<&>", "a\"b\\c", "\x00\n", "\xff", "grüße \u2028"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		want, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendString(nil, text); string(got) != string(want) {
+			t.Errorf("%s, want %s", got, want)
+		}
+	})
 }
 
 func TestGoldenResponses(t *testing.T) {
 	t.Parallel()
 	keys, answers := outcomes(t)
 	for name, mode := range map[string]OnFailure{"systemerror.json": FailureIsSystemError, "value.json": FailureIsValue} {
-		body, err := encodeResponse(keys, encoded(keys, answers, mode))
-		if err != nil {
-			t.Fatal(err)
-		}
+		body := encodeResponse(keys, encoded(keys, answers, mode), someTrace, someTime)
 		golden(t, name, body)
+		isWrittenAsJSONWould(t, body)
 	}
 	golden(t, "refused.json", encodeSystemError("the body is not UTF-8"))
 }
@@ -129,10 +180,7 @@ func TestGoldenResponses(t *testing.T) {
 func TestNothingIsNullOrMissing(t *testing.T) {
 	t.Parallel()
 	keys, answers := outcomes(t)
-	body, err := encodeResponse(keys, encoded(keys, answers, FailureIsValue))
-	if err != nil {
-		t.Fatal(err)
-	}
+	body := encodeResponse(keys, encoded(keys, answers, FailureIsValue), someTrace, someTime)
 	var response externaldata.ProviderResponse
 	if err := json.Unmarshal(body, &response); err != nil {
 		t.Fatal(err)
@@ -172,14 +220,14 @@ func TestValuesAreBounded(t *testing.T) {
 	_, answers := outcomes(t)
 	a := answers[0]
 	long := strings.Repeat("x", 10_000)
-	report := a.result.Reports[0]
-	report.Reason = verifier.Reason{Code: "C", What: long, Do: long}
-	report.Extensions = map[string]string{"Issuer": long, "SN": long}
-	report.Warnings = []string{long, long, long, long, long, long}
-	report.Artifact.ArtifactType = long
+	of := a.result.Reports[0]
+	of.Reason = verifier.Reason{Code: "C", What: long, Do: long}
+	of.Extensions = map[string]string{"Issuer": long, "SN": long}
+	of.Warnings = []string{long, long, long, long, long, long}
+	of.Artifact.ArtifactType = long
 	a.result.Reports = nil
 	for i := range 100 {
-		r := report
+		r := of
 		r.Outcome = verifier.Failed
 		if i == 97 {
 			r.Outcome = verifier.Passed
@@ -190,20 +238,20 @@ func TestValuesAreBounded(t *testing.T) {
 		a.result.Reports = append(a.result.Reports, r)
 	}
 	for most, reports := range map[int]int{maxAnswerBytes: maxReports, 1000: 3} {
-		raw := encodeValue(&a, "key", "trace", someTime, most)
+		raw := encodeValue(&a, "key", most)
 		if len(raw) > maxReports*12*maxFactBytes+1000 {
 			t.Errorf("%d bytes", len(raw))
 		}
-		var v value
-		if err := json.Unmarshal(raw, &v); err != nil {
+		var told []report
+		if err := json.Unmarshal(raw, &told); err != nil {
 			t.Fatal(err)
 		}
 		kinds := map[string]int{}
-		for _, r := range v.VerifierReports {
+		for _, r := range told {
 			kinds[r.Extensions["outcome"]]++
 		}
-		if len(v.VerifierReports) != reports || kinds["passed"] != 1 || kinds["failed"] == 0 || kinds["inconclusive"] != 1 {
-			t.Errorf("at most %d bytes: %d reports, %v", most, len(v.VerifierReports), kinds)
+		if len(told) != reports || kinds["passed"] != 1 || kinds["failed"] == 0 || kinds["inconclusive"] != 1 {
+			t.Errorf("at most %d bytes: %d reports, %v", most, len(told), kinds)
 		}
 	}
 }

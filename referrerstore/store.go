@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -60,6 +61,37 @@ type Fetcher interface {
 	// are hashed too, or the stream ends with ErrUnverified instead of io.EOF
 	// if the store could not see them. The caller closes the stream.
 	Fetch(ctx context.Context, subject Subject, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
+}
+
+// Informed is a [Store] that knows more of its hosts than their content.
+type Informed interface {
+	// About tells, without I/O, what is known of a canonical host.
+	About(host string) HostState
+}
+
+// HostState is what a store knows of a registry host at one moment. The zero
+// value is what is known of one that nobody has asked.
+type HostState struct {
+	// Identity names whose credentials the host gets to see, empty for none.
+	Identity string
+	// Unnamed says that the configuration does not name the host: it was
+	// brought up by whoever can create a pod, and gets no background work.
+	Unnamed bool
+	// Usual is the usual time from a request to its answer's header; zero if
+	// it is not known.
+	Usual time.Duration
+	// Throttled says that the host limits the rate of requests, or is spared.
+	Throttled bool
+	// Wait is about how long a new request would wait for its turn.
+	Wait time.Duration
+}
+
+// About is what the store knows of the host, as far as it is [Informed].
+func About(s Store, host string) HostState {
+	if informed, ok := s.(Informed); ok {
+		return informed.About(host)
+	}
+	return HostState{}
 }
 
 // ReadAll reads content of at most limit bytes whole. The bytes returned have

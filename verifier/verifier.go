@@ -125,8 +125,9 @@ type Reason struct {
 	What string
 	// Do is what the reader can do about it; may be empty.
 	Do string
-	// Err is the cause where there is one, for the log and for errors.Is.
-	Err error
+	// Err is the cause where there is one, for the log and for errors.Is. It
+	// is not part of what is kept of a report.
+	Err error `json:"-"`
 }
 
 // Code is a stable, machine-readable name of a reason. Codes are part of the

@@ -7,12 +7,20 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-project/gatehouse/config"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential/aws"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential/azure"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential/dockerconfig"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential/google"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential/kubernetes"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential/static"
 	"github.com/gatehouse-project/gatehouse/referrerstore/guard"
 	"github.com/gatehouse-project/gatehouse/referrerstore/oras"
 	"github.com/gatehouse-project/gatehouse/verifier"
@@ -31,6 +39,19 @@ func storeKinds() map[string]kind[store] {
 func verifierKinds() map[string]kind[verifier.Verifier] {
 	return map[string]kind[verifier.Verifier]{
 		notation.Type: newKind(newNotation),
+	}
+}
+
+// credentialKinds are the types that an entry of a store's credentials may
+// have: one line each.
+func credentialKinds(env credential.Environment) map[string]credential.Kind {
+	return map[string]credential.Kind{
+		dockerconfig.Type: dockerconfig.Kind(),
+		static.Type:       static.Kind(),
+		kubernetes.Type:   kubernetes.Kind(kubernetes.InCluster(env.Getenv)),
+		azure.Type:        azure.Kind(env),
+		aws.Type:          aws.Kind(env),
+		google.Type:       google.Kind(env),
 	}
 }
 
@@ -132,12 +153,15 @@ func names[T any](kinds map[string]T) []string {
 }
 
 func newORAS(ctx context.Context, name string, opts oras.Options, with surroundings) (store, error) {
+	identities := credential.NewClient(nil)
+	with.atEnd(identities.CloseIdleConnections)
 	return oras.New(ctx, name, opts, oras.Deps{
-		Budget:     with.budget,
-		Logger:     with.logger,
-		Registerer: with.registerer,
-		Dir:        with.dir,
-		ReadFile:   with.read,
+		Budget:      with.budget,
+		Logger:      with.logger,
+		Registerer:  with.registerer,
+		Dir:         with.dir,
+		ReadFile:    with.read,
+		Credentials: credentialKinds(credential.Environment{HTTP: identities, Getenv: os.Getenv}),
 	})
 }
 

@@ -235,13 +235,25 @@ func (s *stopwatch) around(inner httpserver.Decider) httpserver.Decider { return
 
 func (t timed) Verify(ctx context.Context, req executor.Request) (executor.Result, error) {
 	result, err := t.inner.Verify(ctx, req)
-	t.watch.mu.Lock()
-	defer t.watch.mu.Unlock()
-	if t.watch.times == nil {
-		t.watch.times = make(map[string]time.Duration)
-	}
-	t.watch.times[req.Reference.String()] = result.Timings.Total
+	t.watch.note(req, result)
 	return result, err
+}
+
+func (t timed) Recall(req executor.Request) (executor.Result, bool) {
+	result, ok := t.inner.Recall(req)
+	if ok {
+		t.watch.note(req, result)
+	}
+	return result, ok
+}
+
+func (s *stopwatch) note(req executor.Request, result executor.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.times == nil {
+		s.times = make(map[string]time.Duration)
+	}
+	s.times[req.Reference.String()] = result.Timings.Total
 }
 
 func (s *stopwatch) of(image string) time.Duration {

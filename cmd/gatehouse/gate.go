@@ -156,6 +156,7 @@ func (g *gate) load(cfg *config.Config) error {
 	for _, warning := range cfg.Warnings {
 		g.logger.Warn("configuration", "warning", warning.Error())
 	}
+	next.start(g.ctx)
 	former := g.live.Swap(next)
 	g.server.Swap(g.snapshot(next))
 	if former != nil {
@@ -231,6 +232,7 @@ func (g *gate) snapshot(l *live) *httpserver.Snapshot {
 		Generation:    g.generation,
 		VerifyTimeout: s.VerifyTimeout,
 		Limits:        httpserver.Limits{BodyBytes: s.Limits.BodyBytes, Keys: s.Limits.Keys, KeyBytes: s.Limits.KeyBytes},
+		AnswerBytes:   l.config.Proofs.MaxBytes / answersShare,
 	}
 	if g.opts.wrap != nil {
 		snapshot.Decider = g.opts.wrap(snapshot.Decider)
@@ -251,6 +253,7 @@ func (g *gate) snapshot(l *live) *httpserver.Snapshot {
 // retire closes a former configuration once its last request has run out.
 func (g *gate) retire(former *live) {
 	g.retired.Go(func() {
+		former.halt()
 		timer := time.NewTimer(former.config.Server.VerifyTimeout + time.Second)
 		defer timer.Stop()
 		select {

@@ -2,16 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"log/slog"
 	"slices"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-project/gatehouse/config"
 	"github.com/gatehouse-project/gatehouse/executor"
 	"github.com/gatehouse-project/gatehouse/executor/policy"
+	"github.com/gatehouse-project/gatehouse/executor/proofs"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/verifier"
 	"github.com/gatehouse-project/gatehouse/verifier/trust"
@@ -31,15 +36,25 @@ const (
 	hostShare = 4
 )
 
+// What proofs.maxBytes is divided into: proofs as bytes take the rest.
+const (
+	replicaShare = 4 // ready to be read
+	answersShare = 4 // as they are told
+)
+
 // live is one configuration at work. It is immutable until close.
 type live struct {
 	config   *config.Config
 	executor *executor.Executor
+	proofs   *proofs.Memory
 	stores   []store
 	trust    *trust.Snapshot
 	budget   *referrerstore.Budget // bytes from registries
 	metrics  *prometheus.Registry
 	ends     []func()
+
+	running sync.WaitGroup // of what start began
+	stop    context.CancelFunc
 }
 
 // readFile reads a file whole, of at most limit bytes.
@@ -50,7 +65,8 @@ type readFile = func(path string, limit int64) ([]byte, error)
 // background work ends with ctx. A former configuration, which may be nil,
 // shares its budget if that is of one size.
 func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, read readFile, former *live) (*live, error) {
-	snapshot, err := trust.Load(cfg.Dir(), certificates(cfg), read)
+	generation := newGeneration(cfg, read)
+	snapshot, err := trust.Load(cfg.Dir(), certificates(cfg), generation.read)
 	if err != nil {
 		return nil, cfg.At("trust.certificates", err)
 	}
@@ -63,10 +79,10 @@ func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, read re
 	if err != nil {
 		return nil, err
 	}
-	l := &live{config: cfg, trust: snapshot, budget: budget, metrics: prometheus.NewRegistry()}
-	with := surroundings{dir: cfg.Dir(), trust: snapshot, budget: budget, logger: logger, registerer: l.metrics, read: read}
+	l := &live{config: cfg, trust: snapshot, budget: budget, proofs: proofStore(cfg, former), metrics: prometheus.NewRegistry()}
+	with := surroundings{dir: cfg.Dir(), trust: snapshot, budget: budget, logger: logger, registerer: l.metrics, read: generation.read}
 	with.atEnd = func(end func()) { l.ends = append(l.ends, end) }
-	if err := l.assemble(ctx, stores, verifiers, with); err != nil {
+	if err := l.assemble(ctx, stores, verifiers, with, generation); err != nil {
 		l.close()
 		return nil, err
 	}
@@ -74,7 +90,7 @@ func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, read re
 }
 
 // assemble builds the components and puts the executor on top.
-func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []entry[verifier.Verifier], with surroundings) error {
+func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []entry[verifier.Verifier], with surroundings, generation *generation) error {
 	var storeErr error
 	l.stores, storeErr = buildComponents(ctx, stores, with)
 	judges, verifierErr := buildComponents(ctx, verifiers, with)
@@ -86,13 +102,58 @@ func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []
 	for i, s := range l.stores {
 		roles[i] = s
 	}
-	l.executor = executor.New(roles, judges, rules, executor.Options{
-		Budget:     l.budget,
-		Logger:     with.logger,
-		Registerer: with.registerer,
-	})
+	opts := l.options(generation.String())
+	opts.Logger, opts.Registerer = with.logger, with.registerer
+	l.executor = executor.New(ctx, roles, judges, rules, opts)
 	return nil
 }
+
+// options are the executor's as far as the configuration says.
+func (l *live) options(generation string) executor.Options {
+	kept, background := l.config.Proofs, l.config.Governor.Background
+	return executor.Options{
+		Budget:       l.budget,
+		Generation:   generation,
+		Proofs:       executor.ProofTerms{TTL: kept.TTL, DeniedTTL: kept.DeniedTTL, AbsentTTL: kept.AbsentTTL, ListTTL: kept.ListTTL},
+		ProofStore:   l.proofs,
+		ReplicaBytes: kept.MaxBytes / replicaShare,
+		TagTTL:       l.config.Tags.TTL,
+		Background:   executor.Background{MaxDuration: background.MaxDuration, MaxFlights: background.MaxFlights},
+	}
+}
+
+// proofStore is where proofs are kept: that of the former configuration, if it
+// is of the same size, because its keys tell generations apart.
+func proofStore(cfg *config.Config, former *live) *proofs.Memory {
+	if former != nil && former.config.Proofs.MaxBytes == cfg.Proofs.MaxBytes {
+		return former.proofs
+	}
+	size := cfg.Proofs.MaxBytes
+	return proofs.NewMemory(size - size/replicaShare - size/answersShare)
+}
+
+// generation names a configuration by all that it was made of: the file, and
+// every file that it names. Another process with the same files has the same.
+type generation struct {
+	file readFile
+	hash hash.Hash
+}
+
+func newGeneration(cfg *config.Config, read readFile) *generation {
+	g := &generation{file: read, hash: sha256.New()}
+	g.hash.Write(cfg.Sum[:])
+	return g
+}
+
+// read reads a file and makes it part of the name.
+func (g *generation) read(path string, limit int64) ([]byte, error) {
+	data, err := g.file(path, limit)
+	sum := sha256.Sum256(data)
+	fmt.Fprintf(g.hash, "%d %s %x %t\n", len(path), path, sum, err == nil)
+	return data, err
+}
+
+func (g *generation) String() string { return hex.EncodeToString(g.hash.Sum(nil)) }
 
 func held[T any](entries []entry[T]) int64 {
 	var sum int64
@@ -203,8 +264,26 @@ func (l *live) files() []string {
 	return files
 }
 
-// close ends what the stores started; requests still under way get no verdict.
+// start begins what goes on beside requests, until halt or close.
+func (l *live) start(ctx context.Context) {
+	ctx, l.stop = context.WithCancel(ctx)
+	l.running.Go(func() { l.executor.Run(ctx) })
+}
+
+// halt ends what start began; requests are still answered.
+func (l *live) halt() {
+	if l.stop != nil {
+		l.stop()
+	}
+	l.running.Wait()
+}
+
+// close ends all that is under way; requests that still wait get no verdict.
 func (l *live) close() {
+	l.halt()
+	if l.executor != nil {
+		l.executor.Close()
+	}
 	for _, s := range l.stores {
 		s.Close()
 	}

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -117,6 +118,70 @@ func TestDecisionsInDoubtHoldEitherWay(t *testing.T) {
 			t.Fatalf("%v in doubt, %v once it is resolved", decision, got)
 		}
 	})
+}
+
+// Whoever fetches only what Needs asks for, and all that is left once it asks
+// for nothing, comes to the decision that all reports would have given; and if
+// fewer reports than it needs pass, that is no allowance.
+func TestNeedsLeadToTheDecision(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		requirement := compiled(t)
+		all := reports().Draw(t, "reports")
+		want := requirement.Decide(executor.Evidence{Reports: all, Settled: true})
+		var got []verifier.Report
+		rest := append([]verifier.Report(nil), all...)
+		for len(rest) > 0 && requirement.Decide(executor.Evidence{Reports: got}) == executor.Undecided {
+			next := pick(rest, requirement.Needs(executor.Evidence{Reports: got}))
+			got = append(got, rest[next])
+			rest = append(rest[:next], rest[next+1:]...)
+		}
+		if early := requirement.Decide(executor.Evidence{Reports: got, Settled: len(rest) == 0}); early != want {
+			t.Fatalf("%v after %d of %d reports, %v with all", early, len(got), len(all), want)
+		}
+	})
+}
+
+// pick is the first report that is needed, or else the first.
+func pick(rest []verifier.Report, needs map[string]int) int {
+	for i, r := range rest {
+		if needs[r.Verifier] > 0 {
+			return i
+		}
+	}
+	return 0
+}
+
+func TestNeeds(t *testing.T) {
+	t.Parallel()
+	two := 2
+	passed := func(name, statement string) verifier.Report {
+		return verifier.Report{Verifier: name, Outcome: verifier.Passed, Statement: digest.Digest(statement)}
+	}
+	v, w := policy.Node{Verifier: "v"}, policy.Node{Verifier: "w", AtLeast: &two}
+	tests := []struct {
+		name    string
+		node    policy.Node
+		reports []verifier.Report
+		want    map[string]int
+	}{
+		{"one", v, nil, map[string]int{"v": 1}},
+		{"two", w, nil, map[string]int{"w": 2}},
+		{"two, one passed twice", w, []verifier.Report{passed("w", "1"), passed("w", "1")}, map[string]int{"w": 1}},
+		{"every", policy.Node{Verifier: "v", Every: true}, nil, map[string]int{"v": executor.AllReports}},
+		{"both", policy.Node{AllOf: []policy.Node{v, w}}, nil, map[string]int{"v": 1, "w": 2}},
+		{"both, one done", policy.Node{AllOf: []policy.Node{v, w}}, []verifier.Report{passed("v", "1")}, map[string]int{"w": 2}},
+		{"either", policy.Node{AnyOf: []policy.Node{v, w}}, nil, map[string]int{"v": 1, "w": 2}},
+	}
+	for _, test := range tests {
+		requirement, err := policy.Compile(test.node, []string{"v", "w"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := requirement.Needs(executor.Evidence{Reports: test.reports}); !maps.Equal(got, test.want) {
+			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+		}
+	}
 }
 
 func patterns() *rapid.Generator[string] {

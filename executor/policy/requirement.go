@@ -129,6 +129,18 @@ func (a atLeast) Decide(e executor.Evidence) executor.Decision {
 	}
 }
 
+// Needs counts what is missing if each report still to come passes and says
+// something new.
+func (a atLeast) Needs(e executor.Evidence) map[string]int {
+	passed := make(map[digest.Digest]bool)
+	for _, r := range e.Reports {
+		if r.Verifier == a.verifier && r.Outcome == verifier.Passed {
+			passed[r.Statement] = true
+		}
+	}
+	return map[string]int{a.verifier: max(a.n-len(passed), 0)}
+}
+
 // every wants at least one report, and all Passed.
 type every string
 
@@ -159,6 +171,10 @@ func (v every) Decide(e executor.Evidence) executor.Decision {
 	}
 }
 
+func (v every) Needs(executor.Evidence) map[string]int {
+	return map[string]int{string(v): executor.AllReports}
+}
+
 type allOf []executor.Requirement
 
 func (a allOf) Verifiers() []string { return union(a) }
@@ -177,6 +193,8 @@ func (a allOf) Decide(e executor.Evidence) executor.Decision {
 	return decision
 }
 
+func (a allOf) Needs(e executor.Evidence) map[string]int { return needs(a, e) }
+
 type anyOf []executor.Requirement
 
 func (a anyOf) Verifiers() []string { return union(a) }
@@ -193,6 +211,25 @@ func (a anyOf) Decide(e executor.Evidence) executor.Decision {
 		}
 	}
 	return decision
+}
+
+// Needs are those of all branches that may yet allow: which of them will is not
+// known, and to try one after the other would take their times in sum.
+func (a anyOf) Needs(e executor.Evidence) map[string]int { return needs(a, e) }
+
+// needs is the most that any undecided one of several requirements wants of
+// each verifier: one report may serve them all.
+func needs(of []executor.Requirement, e executor.Evidence) map[string]int {
+	most := make(map[string]int)
+	for _, r := range of {
+		if r.Decide(e) != executor.Undecided {
+			continue
+		}
+		for name, n := range r.Needs(e) {
+			most[name] = max(most[name], n)
+		}
+	}
+	return most
 }
 
 func union(of []executor.Requirement) []string {

@@ -206,7 +206,7 @@ func TestPanickingVerifier(t *testing.T) {
 	server := httpserver.New(httpserver.Options{Logger: slog.New(slog.DiscardHandler)})
 	const timeout = 2 * time.Second
 	server.Swap(&httpserver.Snapshot{
-		Decider:       executor.New([]referrerstore.Store{store}, []verifier.Verifier{v}, rules, executor.Options{}),
+		Decider:       executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{v}, rules, executor.Options{}),
 		VerifyTimeout: timeout,
 		Limits:        httpserver.Limits{BodyBytes: 1 << 20, Keys: 10, KeyBytes: 1024},
 	})

@@ -1,0 +1,140 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
+)
+
+// flightKey is what makes two requests the same one.
+type flightKey struct {
+	ref       referrerstore.Reference
+	namespace string // empty where no rule of the policy reads it
+}
+
+// mayLinger says whether work for a request goes on when nobody waits: not for
+// hosts that anybody may have named.
+func (e *Executor) mayLinger(key flightKey) bool {
+	serving := e.serving(key.ref.Registry)
+	return len(serving) > 0 && !referrerstore.About(serving[0], key.ref.Registry).Unnamed
+}
+
+// await joins the work on the request, or begins it, and waits until it is done
+// or ctx ends, or until it is sure that ctx will end first.
+func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, error) {
+	key := flightKey{ref: pl.req.Reference, namespace: pl.about.namespace}
+	work := e.works.join(key, pl.req.Lane, now)
+	defer e.works.part(key, pl.req.Lane)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if deadline, ok := ctx.Deadline(); ok {
+		defer work.Watch(func(h referrerstore.Hold) {
+			if h.Until.After(deadline) {
+				cancel(&flight.LateError{Err: h.Err})
+			}
+		})()
+	}
+	result, err := e.subjects.Do(ctx, key, func(own context.Context) (Result, error) {
+		e.works.join(key, referrerstore.LaneBackground, now)
+		defer e.works.part(key, referrerstore.LaneBackground)
+		return e.find(referrerstore.WithWork(own, work), pl)
+	})
+	result.Request, result.Rule = pl.req, pl.rule.Name
+	switch panicked, ok := errors.AsType[*flight.PanicError](err); {
+	case ok:
+		err = e.panicked(ctx, panicked.Value, panicked.Stack, pl.req)
+	case errors.Is(err, flight.ErrClosed), errors.Is(err, flight.ErrExited):
+		err = fmt.Errorf("%w: %w", ErrInconclusive, err)
+	case err != nil && ctx.Err() != nil:
+		err = e.late(pl, err)
+	}
+	return result, err
+}
+
+// late says why time ran out, if that is the registry's bound on the rate.
+func (e *Executor) late(pl plan, err error) error {
+	host := pl.req.Reference.Registry
+	about := referrerstore.About(pl.serving[0], host)
+	if !about.Throttled || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, referrerstore.ErrRateLimited) {
+		return err
+	}
+	return &referrerstore.RetryAfterError{After: about.Wait, Err: fmt.Errorf("verify %s: %w: %w", pl.req.Reference, referrerstore.ErrRateLimited, err)}
+}
+
+// panicked is the error of a request over which something panicked.
+func (e *Executor) panicked(ctx context.Context, value any, stack []byte, req Request) error {
+	if stack == nil {
+		stack = debug.Stack()
+	}
+	e.logPanic(ctx, "panic while verifying", value, stack, "reference", req.Reference.String())
+	return fmt.Errorf("%w: internal error", ErrInconclusive)
+}
+
+// find resolves the reference and joins the work on its subject, or begins it:
+// other references may lead to the same.
+func (e *Executor) find(ctx context.Context, pl plan) (Result, error) {
+	leave, err := e.hosts.enter(ctx, pl.req.Reference.Registry)
+	if err != nil {
+		return pl.result(), err
+	}
+	defer leave()
+	start := time.Now()
+	subject, err := e.resolve(ctx, pl)
+	took := time.Since(start)
+	if errors.Is(err, referrerstore.ErrNotFound) {
+		return pl.result().denied(err), nil
+	}
+	if err != nil {
+		return pl.result(), err
+	}
+	work := referrerstore.WorkOf(ctx)
+	result, err := e.verdicts.Do(ctx, pl.key(subject), func(own context.Context) (Result, error) {
+		return e.prove(referrerstore.WithWork(own, work), pl, subject, false)
+	})
+	result.Timings.Resolve = took
+	if result.Subject.Descriptor.Digest != "" {
+		// Of two references to one subject this is the one that was asked for.
+		result.Subject.Reference = pl.req.Reference
+	}
+	return result, err
+}
+
+// resolve finds what a tag means, at most once at a time. What a pinned
+// reference means is known but for its type and size, which are asked for
+// beside the list of its artifacts.
+func (e *Executor) resolve(ctx context.Context, pl plan) (referrerstore.Subject, error) {
+	ref := pl.req.Reference
+	if ref.Digest != "" {
+		return unresolved(ref), nil
+	}
+	if led, ok := e.memory.subject(ref, time.Now().Round(0)); ok {
+		return led.subject, led.err
+	}
+	return e.lookUp(ctx, pl)
+}
+
+// lookUp asks the store. The first store listed answers for the host; its error
+// is the answer, or a second store could vouch for what the first one does not
+// have.
+func (e *Executor) lookUp(ctx context.Context, pl plan) (referrerstore.Subject, error) {
+	ref, work := pl.req.Reference, referrerstore.WorkOf(ctx)
+	return e.resolves.Do(ctx, ref, func(own context.Context) (referrerstore.Subject, error) {
+		begun := time.Now()
+		subject, err := pl.serving[0].Resolve(referrerstore.WithWork(own, work), ref)
+		if err == nil && ref.Digest != "" && subject.Descriptor.Digest != ref.Digest {
+			err = referrerstore.ErrDigestMismatch
+		}
+		if err != nil {
+			err = fmt.Errorf("resolve %s: %w", ref, err)
+		}
+		if !e.closed.Load() && (err == nil || errors.Is(err, referrerstore.ErrNotFound)) {
+			e.memory.led(ref, subject, err, begun)
+		}
+		return subject, err
+	})
+}
