@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -295,11 +296,11 @@ func identity(serving []referrerstore.Store, host string) string {
 	if len(serving) == 1 {
 		return referrerstore.About(serving[0], host).Identity
 	}
-	var all string
+	var all strings.Builder
 	for _, s := range serving {
-		all += s.Name() + "=" + referrerstore.About(s, host).Identity + ","
+		all.WriteString(s.Name() + "=" + referrerstore.About(s, host).Identity + ",")
 	}
-	return all
+	return all.String()
 }
 
 func (p plan) result() Result { return Result{Request: p.req, Rule: p.rule.Name} }
@@ -391,7 +392,7 @@ func (e *Executor) prove(ctx context.Context, pl plan, subject referrerstore.Sub
 	key := pl.key(subject)
 	held, err := e.memory.fetch(ctx, key, pl)
 	if err != nil {
-		e.opts.Logger.WarnContext(ctx, "a proof could not be read", "error", err, "subject", subject.String()) //nolint:sloglint // one of few constant texts
+		e.opts.Logger.WarnContext(ctx, "a proof could not be read", "error", err, "subject", subject.String())
 	}
 	var prior *proof
 	if held != nil {
@@ -414,7 +415,7 @@ func (e *Executor) keep(ctx context.Context, key proofKey, p *proof, pl plan) {
 		return
 	}
 	if err := e.memory.keep(context.WithoutCancel(ctx), key, p, pl); err != nil {
-		e.opts.Logger.WarnContext(ctx, "a proof could not be kept", "error", err) //nolint:sloglint // one of few constant texts
+		e.opts.Logger.WarnContext(ctx, "a proof could not be kept", "error", err)
 	}
 }
 

@@ -60,7 +60,7 @@ func newMemory(opts Options) *memory {
 	// Without an expiry calculator the caches have no goroutine to stop: what
 	// has ended is told from the entry, by the wall clock.
 	m.proofs = otter.Must(&otter.Options[proofKey, *remembered]{
-		MaximumWeight: uint64(max(opts.ReplicaBytes, 1)), //nolint:gosec // positive
+		MaximumWeight: uint64(max(opts.ReplicaBytes, 1)),
 		Weigher: func(key proofKey, r *remembered) uint32 {
 			return uint32(min(r.bytes+int64(len(key.repository)+len(key.namespace)), 1<<30)) //nolint:gosec // bounded
 		},

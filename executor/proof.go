@@ -176,14 +176,14 @@ func (p *proof) listHolds(now time.Time, terms ProofTerms) bool {
 func (p *proof) read(rule Rule, now time.Time, terms ProofTerms) (decision Decision, denial error, ok bool) {
 	reports, judged := p.at(now)
 	whole := !p.listed.IsZero() && now.Before(p.listed.Add(terms.TTL))
-	if rule.EvaluateAll && !(judged && whole) {
+	if rule.EvaluateAll && (!judged || !whole) {
 		return Undecided, nil, false
 	}
 	decision = rule.Requirement.Decide(Evidence{Reports: reports, Settled: judged && whole && !p.cut})
 	switch {
 	case decision == Allowed:
 		return Allowed, nil, true
-	case decision == Undecided && !(p.cut && judged && whole):
+	case decision == Undecided && (!p.cut || !judged || !whole):
 		return Undecided, nil, false
 	case decision == Undecided:
 		denial = referrerstore.ErrTooManyReferrers

@@ -344,7 +344,11 @@ func TestWorkOutlivesItsRequest(t *testing.T) {
 			store, subject := signed("pass")
 			s := siteOf(t, store, informed{store, referrerstore.HostState{Unnamed: true}}, subject, every, remembering())
 			var cut atomic.Int32
-			store.FetchFault = func(ctx context.Context, _ ocispec.Descriptor) error { <-ctx.Done(); cut.Add(1); return context.Cause(ctx) }
+			store.FetchFault = func(ctx context.Context, _ ocispec.Descriptor) error {
+				<-ctx.Done()
+				cut.Add(1)
+				return context.Cause(ctx)
+			}
 			late(t, s)
 			synctest.Wait()
 			if cut.Load() != 1 {
@@ -497,8 +501,11 @@ func TestProofIsRefreshedBeforeItsEnd(t *testing.T) {
 		refreshed bool
 	}{
 		"admission": {func(r executor.Request) (executor.Request, bool) { return r, true }, true},
-		"audit":     {func(r executor.Request) (executor.Request, bool) { r.Lane = referrerstore.LaneBackground; return r, true }, false},
-		"nobody":    {func(r executor.Request) (executor.Request, bool) { return r, false }, false},
+		"audit": {func(r executor.Request) (executor.Request, bool) {
+			r.Lane = referrerstore.LaneBackground
+			return r, true
+		}, false},
+		"nobody": {func(r executor.Request) (executor.Request, bool) { return r, false }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

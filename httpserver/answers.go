@@ -30,7 +30,7 @@ func newAnswers(maxBytes int64) *answers {
 	// Without an expiry calculator the cache has no goroutine to stop. What an
 	// entry was made of is compared each time, so it never tells what is over.
 	return &answers{encoded: otter.Must(&otter.Options[executor.Request, told]{
-		MaximumWeight: uint64(maxBytes), //nolint:gosec // positive
+		MaximumWeight: uint64(maxBytes),
 		Weigher: func(req executor.Request, t told) uint32 {
 			const overhead = 512
 			return uint32(overhead + len(req.Reference.Repository) + len(req.Namespace) + len(t.reports) + len(t.explanation.What) + len(t.explanation.Do)) //nolint:gosec // answers are bounded

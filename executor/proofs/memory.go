@@ -37,7 +37,7 @@ func NewMemory(maxBytes int64) *Memory {
 	return &Memory{entries: otter.Must(&otter.Options[string, entry]{
 		MaximumWeight: uint64(maxBytes), //nolint:gosec // positive
 		Weigher: func(key string, e entry) uint32 {
-			return uint32(min(len(key)+len(e.value)+entryOverhead, 1<<30)) //nolint:gosec // bounded
+			return uint32(min(len(key)+len(e.value)+entryOverhead, 1<<30))
 		},
 		Executor: func(task func()) { task() },
 	})}
