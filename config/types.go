@@ -153,7 +153,7 @@ type PerHost struct {
 	MaxInFlight   int           `yaml:"maxInFlight" default:"64" min:"1" max:"10000" doc:"Most requests to a host at once."`
 	StartInFlight int           `yaml:"startInFlight" default:"16" min:"1" max:"32" doc:"Requests at once to a host of which nothing is known; it adapts to what the host bears."`
 	Rate          int           `yaml:"rate" default:"0" min:"0" max:"100000" doc:"Most requests to a host a second; 0 learns it from the host's 429."`
-	MaxRetryAfter time.Duration `yaml:"maxRetryAfter" default:"60s" min:"0s" max:"1h" doc:"Longest wait that a host may ask for."`
+	MaxRetryAfter time.Duration `yaml:"maxRetryAfter" default:"60s" min:"1s" max:"1h" doc:"Longest wait that a host may ask for."`
 }
 
 // Background bounds work that outlives its request.

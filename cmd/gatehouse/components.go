@@ -21,6 +21,7 @@ import (
 	"github.com/gatehouse-project/gatehouse/referrerstore/credential/google"
 	"github.com/gatehouse-project/gatehouse/referrerstore/credential/kubernetes"
 	"github.com/gatehouse-project/gatehouse/referrerstore/credential/static"
+	"github.com/gatehouse-project/gatehouse/referrerstore/governor"
 	"github.com/gatehouse-project/gatehouse/referrerstore/guard"
 	"github.com/gatehouse-project/gatehouse/referrerstore/oras"
 	"github.com/gatehouse-project/gatehouse/verifier"
@@ -60,6 +61,8 @@ type store interface {
 	referrerstore.Store
 	// Scheme is http or https, for a canonical host.
 	Scheme(host string) string
+	// Names reports whether the configuration names the host.
+	Names(host string) bool
 	// PlainHosts are the hosts for which Scheme is http.
 	PlainHosts() []string
 	// Files are those that were read, to be watched.
@@ -73,6 +76,7 @@ type surroundings struct {
 	dir        string
 	trust      *trust.Snapshot
 	budget     *referrerstore.Budget // bytes from registries
+	governor   *governor.Governor    // requests to registries
 	logger     *slog.Logger
 	registerer prometheus.Registerer
 	// read reads a file that a component names; the process notes which.
@@ -157,6 +161,7 @@ func newORAS(ctx context.Context, name string, opts oras.Options, with surroundi
 	with.atEnd(identities.CloseIdleConnections)
 	return oras.New(ctx, name, opts, oras.Deps{
 		Budget:      with.budget,
+		Governor:    with.governor,
 		Logger:      with.logger,
 		Registerer:  with.registerer,
 		Dir:         with.dir,

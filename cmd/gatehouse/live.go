@@ -18,6 +18,7 @@ import (
 	"github.com/gatehouse-project/gatehouse/executor/policy"
 	"github.com/gatehouse-project/gatehouse/executor/proofs"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/governor"
 	"github.com/gatehouse-project/gatehouse/verifier"
 	"github.com/gatehouse-project/gatehouse/verifier/trust"
 )
@@ -50,6 +51,7 @@ type live struct {
 	stores   []store
 	trust    *trust.Snapshot
 	budget   *referrerstore.Budget // bytes from registries
+	governor *governor.Governor
 	metrics  *prometheus.Registry
 	ends     []func()
 
@@ -80,7 +82,10 @@ func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, read re
 		return nil, err
 	}
 	l := &live{config: cfg, trust: snapshot, budget: budget, proofs: proofStore(cfg, former), metrics: prometheus.NewRegistry()}
-	with := surroundings{dir: cfg.Dir(), trust: snapshot, budget: budget, logger: logger, registerer: l.metrics, read: generation.read}
+	if l.governor, err = l.newGovernor(); err != nil {
+		return nil, cfg.At("governor", err)
+	}
+	with := surroundings{dir: cfg.Dir(), trust: snapshot, budget: budget, governor: l.governor, logger: logger, registerer: l.metrics, read: generation.read}
 	with.atEnd = func(end func()) { l.ends = append(l.ends, end) }
 	if err := l.assemble(ctx, stores, verifiers, with, generation); err != nil {
 		l.close()
@@ -106,6 +111,21 @@ func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []
 	opts.Logger, opts.Registerer = with.logger, with.registerer
 	l.executor = executor.New(ctx, roles, judges, rules, opts)
 	return nil
+}
+
+// newGovernor makes the one that all stores share.
+func (l *live) newGovernor() (*governor.Governor, error) {
+	host := l.config.Governor.PerHost
+	return governor.New(governor.Options{
+		StartInFlight: host.StartInFlight,
+		MaxInFlight:   host.MaxInFlight,
+		Rate:          float64(host.Rate),
+		MaxRetryAfter: host.MaxRetryAfter,
+		Named: func(name string) bool {
+			return slices.ContainsFunc(l.stores, func(s store) bool { return s.Serves(name) && s.Names(name) })
+		},
+		Registerer: l.metrics,
+	})
 }
 
 // options are the executor's as far as the configuration says.
@@ -287,6 +307,7 @@ func (l *live) close() {
 	for _, s := range l.stores {
 		s.Close()
 	}
+	l.governor.Close()
 	for _, end := range l.ends {
 		end()
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
 )
 
 // resolveAll resolves the tag of many repositories at once.
@@ -165,11 +166,11 @@ func TestNeverSatisfied(t *testing.T) {
 
 const dockerAuths = `{"auths":{%q:{"auth":%q}}}`
 
-func authFile(t *testing.T, host, user, password string) []Credential {
+func authFile(t *testing.T, host, user, password string) []credential.Entry {
 	t.Helper()
 	pair := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
 	path := writeFile(t, "config.json", fmt.Sprintf(dockerAuths, host, pair), 0o600)
-	return []Credential{{Hosts: []string{"*"}, Type: "dockerConfig", Path: path}}
+	return []credential.Entry{{Hosts: []string{"*"}, Type: "dockerConfig", Path: path}}
 }
 
 func TestBearerWithCredentials(t *testing.T) {
@@ -182,7 +183,7 @@ func TestBearerWithCredentials(t *testing.T) {
 	for name, opts := range map[string]Options{
 		"wrong password":     {Credentials: authFile(t, r.host(), "robot", "s3cret-no")},
 		"file of other host": {Credentials: authFile(t, "other.example", "robot", "s3cret")},
-		"entry of other host": {Credentials: []Credential{{
+		"entry of other host": {Credentials: []credential.Entry{{
 			Hosts: []string{"other.example"}, Type: "dockerConfig",
 			Path: authFile(t, r.host(), "robot", "s3cret")[0].Path,
 		}}},
@@ -211,7 +212,7 @@ func TestIdentityToken(t *testing.T) {
 		return true
 	})
 	path := writeFile(t, "config.json", fmt.Sprintf(`{"auths":{%q:{"identitytoken":"identity"}}}`, r.host()), 0o600)
-	store := newStore(t, Options{Credentials: []Credential{{Hosts: []string{"*"}, Type: "dockerConfig", Path: path}}}, Deps{}, r)
+	store := newStore(t, Options{Credentials: []credential.Entry{{Hosts: []string{"*"}, Type: "dockerConfig", Path: path}}}, Deps{}, r)
 	resolveAll(t, store, images(t, r, 1))
 }
 
@@ -384,7 +385,7 @@ func TestTokenRedirects(t *testing.T) {
 			path := writeFile(t, "config.json", fmt.Sprintf(entry, r.host()), 0o600)
 			store := newStore(t, Options{
 				AllowPrivate: []string{"127.0.0.1"},
-				Credentials:  []Credential{{Hosts: []string{"*"}, Type: "dockerConfig", Path: path}},
+				Credentials:  []credential.Entry{{Hosts: []string{"*"}, Type: "dockerConfig", Path: path}},
 			}, Deps{}, r)
 			_, err := store.Resolve(t.Context(), subject.Reference)
 			if err == nil || strings.Contains(err.Error(), "s3cret") {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
 )
 
 // authorization is what a request shows, and what of it could be out of date.
@@ -14,8 +15,8 @@ type authorization struct {
 	header string // of Authorization; empty shows nothing
 	held   bool   // it, or what it was made of, was held from before
 
-	token      string          // of bearer
-	credential *heldCredential // of basic
+	token      string           // of bearer
+	credential *credential.Held // of basic
 }
 
 // authorize makes what a request to the repository shows to a host that wants
@@ -38,11 +39,11 @@ func (c *client) basic(ctx context.Context) (authorization, error) {
 	if err != nil {
 		return authorization{}, err
 	}
-	if cred.user == "" || cred.password == "" {
+	if cred.User == "" || cred.Password == "" {
 		return authorization{}, fmt.Errorf("%w: %s wants a user name and a password, and store %q has none for it",
 			referrerstore.ErrAuthDenied, c.key.host, c.store.name)
 	}
-	pair := base64.StdEncoding.EncodeToString([]byte(cred.user + ":" + cred.password))
+	pair := base64.StdEncoding.EncodeToString([]byte(cred.User + ":" + cred.Password))
 	return authorization{header: "Basic " + pair, held: held, credential: cred}, nil
 }
 
@@ -72,7 +73,5 @@ func (c *client) forget(repository string, auth authorization) {
 	if auth.token != "" {
 		c.store.tokenCache.drop(c.tokenKey(repository), auth.token)
 	}
-	if auth.credential != nil {
-		c.credential.CompareAndSwap(auth.credential, nil)
-	}
+	c.source.Forget(auth.credential)
 }

@@ -16,21 +16,21 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
+	"github.com/gatehouse-project/gatehouse/referrerstore/governor"
 )
 
 const (
 	// maxClients bounds the hosts that are remembered. Names of hosts come
 	// from whoever can create a pod.
 	maxClients = 1024
-	// maxInFlight bounds the requests to one host at a time.
-	maxInFlight = 64
 	// challengeLife is how long a host is believed to want what it wanted if
 	// there is a reason for doubt. Without one it is believed on.
 	challengeLife = time.Hour
 
 	// dockerHub is reached under another name, and has its token service
 	// under a third.
-	dockerHub      = "docker.io"
+	dockerHub      = credential.DockerHub
 	dockerHubAPI   = "registry-1.docker.io"
 	dockerHubRealm = "auth.docker.io"
 )
@@ -44,9 +44,11 @@ type clientKey struct{ host, identity string }
 type client struct {
 	store  *Store
 	key    clientKey
-	source *dockerConfig // of credentials; nil without
-	base   url.URL       // scheme and host that requests go to
-	slots  *semaphore.Weighted
+	source *credential.Keeper // of credentials; nil without
+	base   url.URL            // scheme and host that requests go to
+
+	requests *governor.Host // says when a request may go to the host
+	asking   *governor.Host // the same for its token service
 
 	tokenSlots   *semaphore.Weighted // of requests for tokens
 	tokensWanted atomic.Int64        // under way, or waiting for a slot
@@ -54,17 +56,16 @@ type client struct {
 	lastUsed   atomic.Int64              // unix nanoseconds, for eviction
 	challenge  atomic.Pointer[challenge] // nil until learned
 	bearerSeen atomic.Bool               // from then on Basic is refused
-	credential atomic.Pointer[heldCredential]
 }
 
 var _ remote.Client = (*client)(nil)
 
 // client finds or makes the client of a canonical host.
 func (s *Store) client(host string) *client {
-	source := s.set.sourceFor(host)
+	source := s.credentials.For(host)
 	key := clientKey{host: host}
 	if source != nil {
-		key.identity = source.identity
+		key.identity = source.Identity()
 	}
 	if held, ok := s.clients.Load(key); ok {
 		c, _ := held.(*client)
@@ -86,15 +87,13 @@ func (s *Store) client(host string) *client {
 	return c
 }
 
-func (s *Store) newClient(key clientKey, source *dockerConfig) *client {
+func (s *Store) newClient(key clientKey, source *credential.Keeper) *client {
 	c := &client{
 		store: s, key: key, source: source,
-		base:       url.URL{Scheme: s.Scheme(key.host), Host: key.host},
-		slots:      semaphore.NewWeighted(maxInFlight),
+		base:       s.base(key.host),
+		requests:   s.governor.Host(governor.Key{Host: key.host, Identity: key.identity}),
+		asking:     s.governor.Host(governor.Key{Host: key.host, Identity: key.identity, Kind: string(kindToken)}),
 		tokenSlots: semaphore.NewWeighted(maxTokenRequests),
-	}
-	if key.host == dockerHub {
-		c.base.Host = dockerHubAPI
 	}
 	c.lastUsed.Store(time.Now().UnixNano())
 	return c
@@ -180,6 +179,21 @@ func (c *client) Do(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+	var before error
+	for attempt := 1; ; attempt++ {
+		resp, err := c.try(req, of)
+		if err != nil && before != nil && req.Context().Err() != nil {
+			err = fmt.Errorf("%w: %w", err, before) // why there was no time left
+		}
+		if err == nil || of.mirrorOf != "" || !again(req.Context(), attempt, err) {
+			return resp, err
+		}
+		before = err
+	}
+}
+
+// try is one attempt at a request, with all that it takes.
+func (c *client) try(req *http.Request, of *call) (*http.Response, error) {
 	resp, err := c.exchange(req, of)
 	if err != nil {
 		return nil, err
@@ -246,7 +260,7 @@ func (c *client) exchange(req *http.Request, of *call) (*answer, error) {
 	if known == nil {
 		c.open(resp)
 	}
-	return c.again(req, of, known, auth, resp)
+	return c.challenged(req, of, known, auth, resp)
 }
 
 // hidden deals with a 404 to a request that showed nothing although there are
@@ -271,12 +285,12 @@ func (c *client) hidden(req *http.Request, of *call, resp *answer) (*answer, err
 	if err != nil || resp.elsewhere {
 		return resp, err
 	}
-	return c.again(req, of, wanted, auth, resp)
+	return c.challenged(req, of, wanted, auth, resp)
 }
 
-// again deals with an answer of 401 or 403: what was held for too long is
+// challenged deals with an answer of 401 or 403: what was held for too long is
 // dropped, and after a 401 asked for anew, once.
-func (c *client) again(req *http.Request, of *call, known *challenge, auth authorization, resp *answer) (*answer, error) {
+func (c *client) challenged(req *http.Request, of *call, known *challenge, auth authorization, resp *answer) (*answer, error) {
 	if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden {
 		return resp, nil
 	}

@@ -4,12 +4,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"net/url"
 	"strings"
 	"sync/atomic"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
 	"github.com/gatehouse-project/gatehouse/referrerstore/guard"
 )
 
@@ -33,7 +34,7 @@ type Options struct {
 	Mirrors map[string][]string `yaml:"mirrors" doc:"For a host, https://host[:port] URLs that are asked first for content by digest; tags and referrers come from the host itself."`
 	// Credentials are tried in their order; the first that knows the host is
 	// used.
-	Credentials []Credential `yaml:"credentials" doc:"Where credentials come from; the first entry that knows the host is used."`
+	Credentials []credential.Entry `yaml:"credentials" doc:"Where credentials come from; the first entry that knows the host is used."`
 	// Realms maps a registry host to further hosts whose token service may
 	// see its credentials, and have a private address as far as PlainHTTP and
 	// AllowPrivate say. A token service on the registry's own host may always,
@@ -41,28 +42,17 @@ type Options struct {
 	Realms map[string][]string `yaml:"realms" doc:"For a registry host, further hosts whose token service may see its credentials or be at a private address; its own host may, and auth.docker.io for docker.io."`
 }
 
-// Credential says where credentials come from and for which hosts.
-type Credential struct {
-	// Hosts are patterns of the hosts that the credentials are for; "*" alone
-	// means every host that the file itself names.
-	Hosts []string `yaml:"hosts" required:"true" min:"1" doc:"Patterns of the hosts that the credentials are for; * alone is every host that the file itself names."`
-	// Type is dockerConfig: a config.json with its credential helpers.
-	Type string `yaml:"type" required:"true" enum:"dockerConfig" doc:"dockerConfig: a config.json of Docker, with its credential helpers."`
-	// Path is the file.
-	Path string `yaml:"path" required:"true" doc:"The file."`
-}
-
 // settings are Options parsed and their files read. They are immutable, but
 // for what a mirror remembers of its failures.
 type settings struct {
-	store       string
-	hosts       []referrerstore.HostPattern
-	plain       map[string]bool
-	realms      map[string]map[string]bool
-	mirrors     map[string][]*mirror
-	credentials []*dockerConfig
-	transports  *transports
-	files       []string
+	store      string
+	hosts      []referrerstore.HostPattern
+	plain      map[string]bool
+	named      map[string]bool // by options that are for a host
+	realms     map[string]map[string]bool
+	mirrors    map[string][]*mirror
+	transports *transports
+	files      []string
 }
 
 // mirror is a host that may have another's content.
@@ -75,11 +65,25 @@ func newSettings(name string, opts Options, deps Deps) (*settings, error) {
 	set := &settings{store: name}
 	for _, step := range []func(Options, Deps) error{
 		set.readHosts, set.readPlain, set.readRealms, set.readMirrors,
-		set.readTransports, set.readCredentials,
+		set.readTransports,
 	} {
 		if err := step(opts, deps); err != nil {
 			return nil, err
 		}
+	}
+	set.named = maps.Clone(set.plain)
+	for host := range set.realms {
+		set.named[host] = true
+	}
+	for host, mirrors := range set.mirrors {
+		set.named[host] = true
+		for _, m := range mirrors {
+			set.named[m.host] = true
+		}
+	}
+	for text := range opts.CA {
+		host, _ := referrerstore.CanonicalHost(text) // readTransports has checked it
+		set.named[host] = true
 	}
 	return set, nil
 }
@@ -228,51 +232,4 @@ func (set *settings) readCA(opts Options, deps Deps) (map[string]*x509.CertPool,
 		}
 	}
 	return authorities, nil
-}
-
-func (set *settings) readCredentials(opts Options, deps Deps) error {
-	for i, entry := range opts.Credentials {
-		source, err := set.readCredential(i, entry, deps)
-		if err != nil {
-			return fmt.Errorf("credentials[%d]: %w", i, err)
-		}
-		set.credentials = append(set.credentials, source)
-	}
-	return nil
-}
-
-func (set *settings) readCredential(index int, entry Credential, deps Deps) (*dockerConfig, error) {
-	if entry.Type != dockerConfigType {
-		return nil, fmt.Errorf("type %q: want %q", entry.Type, dockerConfigType)
-	}
-	if len(entry.Hosts) == 0 {
-		return nil, errors.New(`hosts is empty; "*" means every host that the file names`)
-	}
-	source := &dockerConfig{identity: fmt.Sprintf("%s[%d]", dockerConfigType, index)}
-	for _, text := range entry.Hosts {
-		if text == "*" {
-			source.named = true
-			continue
-		}
-		pattern, err := referrerstore.ParseHostPattern(text)
-		if err != nil {
-			return nil, fmt.Errorf("hosts: %w", err)
-		}
-		if pattern.String() == "**" {
-			return nil, errors.New(`hosts: "**" would offer credentials to every host; "*" means those that the file names`)
-		}
-		source.patterns = append(source.patterns, pattern)
-	}
-	data, err := set.readFile(deps, entry.Path)
-	if err != nil {
-		return nil, err
-	}
-	if err := source.parse(data); err != nil {
-		return nil, fmt.Errorf("%s: %w", entry.Path, err)
-	}
-	if len(source.ignored) > 0 && deps.Logger != nil {
-		deps.Logger.Warn("credentials for a part of a registry are not used", slog.String("store", set.store),
-			slog.String("path", entry.Path), slog.Any("entries", source.ignored))
-	}
-	return source, nil
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
 )
 
 func TestOptionsFromYAML(t *testing.T) {
@@ -38,7 +40,7 @@ realms: {"registry.corp.example": ["auth.corp.example"]}
 	dir := filepath.Dir(ca)
 	opts.CA["registry.corp.example"] = []string{filepath.Base(ca)}
 	opts.Credentials[0].Path = writeFile(t, "config.json", `{}`, 0o600)
-	store, err := New(t.Context(), "registry", opts, Deps{Dir: dir})
+	store, err := New(t.Context(), "registry", opts, Deps{Dir: dir, Credentials: kinds()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +78,7 @@ func TestBadOptions(t *testing.T) {
 	}
 	good := readText(t, newRegistry(t, registryOptions{tls: true}).ca(t))
 	pem := func(text string) string { return writeFile(t, "ca.crt", text, 0o600) }
-	entry := func(c Credential) Options { return Options{Credentials: []Credential{c}} }
+	entry := func(c credential.Entry) Options { return Options{Credentials: []credential.Entry{c}} }
 	for _, tt := range []struct {
 		says string
 		opts Options
@@ -89,7 +91,7 @@ func TestBadOptions(t *testing.T) {
 		{"ca", Options{CA: map[string][]string{"a.example": {"missing.crt"}}}},
 		{"not a list of certificates", Options{CA: map[string][]string{"a.example": {noPEM}}}},
 		{"not a regular file", Options{CA: map[string][]string{"a.example": {pipe}}}},
-		{"not a regular file", entry(Credential{Hosts: []string{"*"}, Type: "dockerConfig", Path: pipe})},
+		{"not a regular file", entry(credential.Entry{Hosts: []string{"*"}, Type: "dockerConfig", Path: pipe})},
 		{"what follows certificate 0", Options{CA: map[string][]string{"a.example": {pem("x\n" + good)}}}},
 		{"what follows certificate 1", Options{CA: map[string][]string{"a.example": {pem(good + "x\n" + good)}}}},
 		{"what follows certificate 0", Options{CA: map[string][]string{"a.example": {pem(strings.Replace(good, "END", "AND", 1) + good)}}}},
@@ -100,14 +102,14 @@ func TestBadOptions(t *testing.T) {
 		{"mirrors", Options{Mirrors: map[string][]string{"a.example": {"https://u:p@b.example"}}}},
 		{"plainHTTP", Options{PlainHTTP: []string{"b.example"}, Mirrors: map[string][]string{"a.example": {"https://b.example"}}}},
 		{"realms", Options{Realms: map[string][]string{"a.example": {"https://b.example"}}}},
-		{"type", entry(Credential{Hosts: []string{"*"}, Type: "k8s", Path: empty})},
-		{"hosts", entry(Credential{Type: "dockerConfig", Path: empty})},
-		{"every host", entry(Credential{Hosts: []string{"**"}, Type: "dockerConfig", Path: empty})},
-		{"path", entry(Credential{Hosts: []string{"*"}, Type: "dockerConfig"})},
-		{"no such file", entry(Credential{Hosts: []string{"*"}, Type: "dockerConfig", Path: "/nowhere/config.json"})},
-		{"larger", entry(Credential{Hosts: []string{"*"}, Type: "dockerConfig", Path: large})},
+		{"type", entry(credential.Entry{Hosts: []string{"*"}, Type: "k8s", Path: empty})},
+		{"hosts", entry(credential.Entry{Type: "dockerConfig", Path: empty})},
+		{"every host", entry(credential.Entry{Hosts: []string{"**"}, Type: "dockerConfig", Path: empty})},
+		{"path", entry(credential.Entry{Hosts: []string{"*"}, Type: "dockerConfig"})},
+		{"no such file", entry(credential.Entry{Hosts: []string{"*"}, Type: "dockerConfig", Path: "/nowhere/config.json"})},
+		{"larger", entry(credential.Entry{Hosts: []string{"*"}, Type: "dockerConfig", Path: large})},
 	} {
-		store, err := New(t.Context(), "registry", tt.opts, Deps{})
+		store, err := New(t.Context(), "registry", tt.opts, Deps{Credentials: kinds()})
 		if err == nil {
 			store.Close()
 		}
@@ -125,7 +127,7 @@ func TestReadFile(t *testing.T) {
 	var read []string
 	opts := Options{
 		CA:          map[string][]string{"a.example": {"ca.crt"}},
-		Credentials: []Credential{{Hosts: []string{"*"}, Type: "dockerConfig", Path: "/x/config.json"}},
+		Credentials: []credential.Entry{{Hosts: []string{"*"}, Type: "dockerConfig", Path: "/x/config.json"}},
 	}
 	store := newStore(t, opts, Deps{Dir: "/nowhere", ReadFile: func(path string, limit int64) ([]byte, error) {
 		if read = append(read, path); limit != maxFileBytes {

@@ -286,6 +286,9 @@ func newStore(t testing.TB, opts Options, deps Deps, plain ...*fakeRegistry) *St
 	if deps.Proxy == nil {
 		deps.Proxy = noProxy
 	}
+	if deps.Credentials == nil {
+		deps.Credentials = kinds()
+	}
 	store, err := New(context.WithoutCancel(t.Context()), "registry", opts, deps)
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
@@ -46,15 +45,14 @@ func (a *answer) keep() error {
 	return err
 }
 
-// send sends one request, of which at most maxInFlight to a host are under way
-// until their bodies are closed. Errors are classified, and so are those of the
-// body.
+// send sends one request when the governor says so; it counts as under way
+// until its body is closed. Errors are classified, and so are those of the body.
 func (c *client) send(req *http.Request, authorization string) (*answer, error) {
 	ctx := req.Context()
-	if err := c.slots.Acquire(ctx, 1); err != nil {
-		return nil, context.Cause(ctx)
+	permit, err := c.requests.Acquire(ctx)
+	if err != nil {
+		return nil, unsent(ctx, err)
 	}
-	free := sync.OnceFunc(func() { c.slots.Release(1) })
 	out := req.Clone(withTrail(ctx, &trail{}))
 	out.Header.Set("User-Agent", userAgent)
 	if authorization != "" {
@@ -62,13 +60,15 @@ func (c *client) send(req *http.Request, authorization string) (*answer, error) 
 	}
 	begun := time.Now()
 	resp, err := c.store.http.Do(out) //nolint:bodyclose // whoever receives the answer closes it
-	c.store.metrics.observe(kindOf(req, resp, authorization), resp, time.Since(begun))
+	took := time.Since(begun)
+	c.store.metrics.observe(kindOf(req, resp, authorization), resp, took)
+	permit.Answered(outcome(ctx, resp, err, took))
 	if err != nil {
-		free()
+		permit.Release()
 		return nil, c.explain(networkError(ctx, err))
 	}
 	a := &answer{Response: resp, elsewhere: !sameOrigin(resp.Request.URL, req.URL)}
-	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, free: free}
+	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, free: permit.Release}
 	// What oras-go prints and resolves links against is the request it made:
 	// the URL of a redirect may be a signed one.
 	resp.Request = req

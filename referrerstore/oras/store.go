@@ -6,17 +6,25 @@
 // while it is read. Below it:
 //
 //   - options.go, files.go: what a configuration says, parsed once.
+//
 //   - transports.go: which addresses may be connected to on whose word.
+//
 //   - client.go, probe.go, send.go: one client a registry host and identity,
 //     behind oras-go's remote.Client. It learns once how a host wants to be
 //     asked, and then asks for a repository's token before the repository.
+//
 //   - challenge.go, token.go, tokencache.go: WWW-Authenticate and bearer tokens.
-//   - credentials.go, helper.go: Docker's config.json and its helpers.
+//
+//   - credentials.go: what sources of package credential get of the store.
+//
 //   - page.go: the bound on what lists of referrers may cost.
+//
 //   - errors.go: from answers to the sentinels of package referrerstore.
 //
-// Every connection goes through package guard. The store retries nothing and
-// caches no content.
+//   - retry.go: what is tried again, and when.
+//
+// Every connection goes through package guard, and every request waits for its
+// turn in package governor. The store caches no content.
 package oras
 
 import (
@@ -33,7 +41,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
 	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
+	"github.com/gatehouse-project/gatehouse/referrerstore/governor"
 )
 
 // Type is what a configuration calls this kind of store.
@@ -49,6 +59,9 @@ type Deps struct {
 	Budget *referrerstore.Budget
 	// Logger receives what the configuration's author should know; nil drops it.
 	Logger *slog.Logger
+	// Governor says when requests may be sent; nil is one of this store's own,
+	// with its defaults.
+	Governor *governor.Governor
 	// Registerer receives the metrics; nil drops them. Stores that share one
 	// share the metrics.
 	Registerer prometheus.Registerer
@@ -61,6 +74,8 @@ type Deps struct {
 	// ReadFile reads a file that the options name, of at most limit bytes, or
 	// fails; nil reads regular files only.
 	ReadFile func(path string, limit int64) ([]byte, error)
+	// Credentials are the types that an entry of credentials may have.
+	Credentials map[string]credential.Kind
 }
 
 // Store reads registries. It is safe for concurrent use.
@@ -84,11 +99,12 @@ type Store struct {
 	probes   *flight.Group[attempt[clientKey], *challenge]
 	bases    *flight.Group[attempt[clientKey], *challenge]
 	tokens   *flight.Group[attempt[tokenKey], token]
-	helpers  *flight.Group[helperKey, credential]
 	patience time.Duration // of whoever joins a flight
 
-	tokenCache *tokenCache
-	tokenBytes *referrerstore.Budget // of the answers of token services
+	governor    *governor.Governor
+	credentials *credential.Table
+	tokenCache  *tokenCache
+	tokenBytes  *referrerstore.Budget // of the answers of token services
 }
 
 var _ referrerstore.Store = (*Store)(nil)
@@ -111,16 +127,23 @@ func New(ctx context.Context, name string, opts Options, deps Deps) (*Store, err
 		probes:     flight.New[attempt[clientKey], *challenge](ctx),
 		bases:      flight.New[attempt[clientKey], *challenge](ctx),
 		tokens:     flight.New[attempt[tokenKey], token](ctx),
-		helpers:    flight.New[helperKey, credential](ctx),
 		tokenCache: newTokenCache(maxTokens, maxTokenCacheBytes),
 		tokenBytes: referrerstore.NewSharedBudget(maxTokenReading, maxTokenReadingByHost),
 		patience:   joinPatience,
+	}
+	if s.governor = deps.Governor; s.governor == nil {
+		if s.governor, err = governor.New(governor.Options{Named: s.Names}); err != nil {
+			return nil, fmt.Errorf("store %q: %w", name, err)
+		}
 	}
 	if s.budget == nil {
 		s.budget = referrerstore.NewBudget(defaultBudget)
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.credentials, err = s.openCredentials(ctx, opts, deps); err != nil {
+		return nil, fmt.Errorf("store %q: %w", name, err)
 	}
 	return s, nil
 }
@@ -131,7 +154,7 @@ func (s *Store) Close() {
 	s.probes.Close()
 	s.bases.Close()
 	s.tokens.Close()
-	s.helpers.Close()
+	s.credentials.Close()
 	s.set.transports.CloseIdleConnections()
 }
 

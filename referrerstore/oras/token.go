@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
 )
 
 const (
@@ -92,10 +93,10 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 	if err != nil {
 		return token{}, err
 	}
-	if cred.registryToken != "" {
-		return token{value: cred.registryToken, until: cred.until}, nil
+	if cred.RegistryToken != "" {
+		return token{value: cred.RegistryToken, until: cred.Until}, nil
 	}
-	realm, err := c.realm(known.realm, !cred.empty())
+	realm, err := c.realm(known.realm, !cred.Empty())
 	if err != nil {
 		return token{}, err
 	}
@@ -105,9 +106,16 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 	if err != nil {
 		return token{}, fmt.Errorf("%w: the token service's URL is not valid", referrerstore.ErrProtocol)
 	}
+	permit, err := c.asking.Acquire(ctx)
+	if err != nil {
+		return token{}, fmt.Errorf("from %s: %w", realm.Host, unsent(ctx, err))
+	}
+	defer permit.Release()
 	begun := time.Now()
 	resp, err := c.store.tokenHTTP.Do(req)
-	c.store.metrics.observe(kindToken, resp, time.Since(begun))
+	took := time.Since(begun)
+	c.store.metrics.observe(kindToken, resp, took)
+	permit.Answered(outcome(ctx, resp, err, took))
 	if err != nil {
 		return token{}, fmt.Errorf("from %s: %w", realm.Host, c.explainRealm(realm, networkError(ctx, err)))
 	}
@@ -115,7 +123,7 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 	t, err := c.readToken(ctx, cancel, resp, begun)
 	if errors.Is(err, referrerstore.ErrAuthDenied) {
 		// The credentials may have been changed behind a helper.
-		c.credential.CompareAndSwap(cred, nil)
+		c.source.Forget(cred)
 	}
 	if err != nil {
 		return token{}, fmt.Errorf("from %s: %w", realm.Host, err)
@@ -183,14 +191,14 @@ func (set *settings) trustsRealm(registry, realm string) bool {
 	return set.realms[registry][realm] || (registry == dockerHub && realm == dockerHubRealm)
 }
 
-func tokenRequest(ctx context.Context, realm *url.URL, service, scope string, cred *heldCredential) (*http.Request, error) {
+func tokenRequest(ctx context.Context, realm *url.URL, service, scope string, cred *credential.Held) (*http.Request, error) {
 	values := url.Values{"scope": {scope}}
 	if service != "" {
 		values.Set("service", service)
 	}
-	if cred.identityToken != "" {
+	if cred.IdentityToken != "" {
 		values.Set("grant_type", "refresh_token")
-		values.Set("refresh_token", cred.identityToken)
+		values.Set("refresh_token", cred.IdentityToken)
 		values.Set("client_id", userAgent)
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, realm.String(), strings.NewReader(values.Encode()))
 		if err != nil {
@@ -208,8 +216,8 @@ func tokenRequest(ctx context.Context, realm *url.URL, service, scope string, cr
 	maps.Copy(query, values)
 	req.URL.RawQuery = query.Encode()
 	req.Header.Set("User-Agent", userAgent)
-	if cred.user != "" || cred.password != "" {
-		req.SetBasicAuth(cred.user, cred.password)
+	if cred.User != "" || cred.Password != "" {
+		req.SetBasicAuth(cred.User, cred.Password)
 	}
 	return req, nil
 }

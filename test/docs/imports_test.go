@@ -17,7 +17,7 @@ var layers = []string{"referrerstore", "verifier", "executor", "httpserver", "cm
 
 // shared are packages within a folder that its implementations may import,
 // and whether layers above may too. All else in it is an implementation.
-var shared = map[string]bool{"referrerstore/flight": true, "referrerstore/certfile": true, "referrerstore/guard": false, "verifier/trust": false}
+var shared = map[string]bool{"referrerstore/flight": true, "referrerstore/certfile": true, "referrerstore/guard": false, "referrerstore/credential": false, "verifier/trust": false}
 
 // suites are for tests.
 var suites = []string{"referrerstore/storetest", "verifier/verifiertest"}
@@ -106,6 +106,10 @@ func TestRefusal(t *testing.T) {
 		{"referrerstore", "referrerstore/flight", true},
 		{"referrerstore/oras", "referrerstore/guard", false},
 		{"referrerstore/cache", "referrerstore/oras", true},
+		{"referrerstore/oras", "referrerstore/credential", false},
+		{"referrerstore/oras", "referrerstore/credential/azure", true},
+		{"referrerstore/credential/azure", "referrerstore/credential", false},
+		{"referrerstore/credential/azure", "referrerstore/credential/aws", true},
 		{"referrerstore/oras", "test/registry", true},
 		{"referrerstore/oras", "referrerstore/storetest", true},
 		{"referrerstore/storetest", "referrerstore", false},
