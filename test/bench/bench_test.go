@@ -2,104 +2,105 @@ package bench
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
+	"github.com/gatehouse-project/gatehouse/test/bench/results"
 	"github.com/gatehouse-project/gatehouse/test/process"
 	"github.com/gatehouse-project/gatehouse/test/registry"
 )
 
-// BenchmarkSeed measures the seed's deployment, each figure as the median over
-// the iterations. Times are from before the request's first byte to after the
-// answer's last.
+// rounds is how many fresh processes a median is of.
+const rounds = 5
+
+// BenchmarkSeed measures the seed's deployment. Times are from before the
+// request's first byte to after the answer's last.
 //
-//   - cold: the first request of a fresh process.
-//   - warm: the second request of the same process, which holds connections and
-//     tokens: its floor is four round trips and 48 requests.
-//   - one-signature: cold, where one good signature an image is enough.
+//   - cold: the first request of a fresh process, with what the process asked
+//     while it started.
+//   - warm: the second request of the same process.
+//   - one: cold, where one good signature an image is enough.
 func BenchmarkSeed(b *testing.B) {
 	s := newSeed(b)
-	b.Run("cold", func(b *testing.B) { cold(b, s, every, images*signatures) })
-	b.Run("warm", func(b *testing.B) { warm(b, s) })
-	b.Run("one-signature", func(b *testing.B) { cold(b, s, one, images) })
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			publish(b, seedCold(b, s, "seed/cold", every, signatures, floorRequests))
+		}
+	})
+	b.Run("one", func(b *testing.B) {
+		for b.Loop() {
+			publish(b, seedCold(b, s, "seed/one", one, 1, maxOne))
+		}
+	})
+	b.Run("warm", func(b *testing.B) {
+		for b.Loop() {
+			publish(b, seedWarm(b, s))
+		}
+	})
 }
 
-// measured is what the iterations found.
+// measured is what the rounds found.
 type measured struct {
-	took, floor []time.Duration
-	stats       []registry.Stats
+	took, trips, crypto []time.Duration
+	stats               []registry.Stats
 }
 
-func cold(b *testing.B, s *seed, require string, atLeast int) {
-	var m measured
-	for b.Loop() {
-		b.StopTimer()
-		p := process.Start(b, s.config(require))
-		m.floor = append(m.floor, floor(b, s.registries[0], "notary/subjects/nginx", "signed").cold)
-		b.StartTimer()
-		m.measure(b, s, p, atLeast)
-		b.StopTimer()
-		stop(b, p)
-		b.StartTimer()
-	}
-	m.report(b)
-}
-
-func warm(b *testing.B, s *seed) {
-	var m measured
-	for b.Loop() {
-		b.StopTimer()
-		p := process.Start(b, s.config(every))
-		m.floor = append(m.floor, floor(b, s.registries[0], "notary/subjects/nginx", "signed").warm)
-		verified(b, ask(b, s, p), s.keys)
-		b.StartTimer()
-		m.measure(b, s, p, images*signatures)
-		b.StopTimer()
-		stop(b, p)
-		b.StartTimer()
-	}
-	m.report(b)
-}
-
-func (m *measured) measure(b *testing.B, s *seed, p *process.Process, atLeast int) {
+func seedCold(b *testing.B, s *site, name, require string, ofEach, atMost int) results.Result {
 	b.Helper()
-	s.reset()
-	answer := ask(b, s, p)
-	b.StopTimer()
+	var m measured
+	for range rounds {
+		m.trips = append(m.trips, floor(b, s.registries[0], seedRepo(0), "signed").cold)
+		m.crypto = append(m.crypto, crypto(b, s.material, ofEach))
+		s.reset()
+		p := process.Start(b, s.config(require))
+		m.ask(b, s, p, images*ofEach)
+		stop(b, p)
+	}
+	r := results.Result{Name: name, Note: fmt.Sprintf("medians of %d fresh processes: %v", rounds, m.took)}
+	trips, sums := millis(median(m.trips)), millis(median(m.crypto))
+	least := trips + sums
+	r.Add(
+		results.Figure{Name: "time", Value: millis(median(m.took)), Unit: "ms", Floor: new(least), AtMost: new(1.2 * least)},
+		results.Figure{Name: "six round trips", Value: trips, Unit: "ms"},
+		results.Figure{Name: "crypto", Value: sums, Unit: "ms"},
+	)
+	requests := float64(floorRequests)
+	if ofEach == 1 {
+		requests = floorOne
+	}
+	r.Add(m.counts(requests, float64(atMost))...)
+	return r
+}
+
+func seedWarm(b *testing.B, s *site) results.Result {
+	b.Helper()
+	var m measured
+	for range rounds {
+		p := process.Start(b, s.config(every))
+		verified(b, ask(b, p, s.keys), s.keys)
+		s.reset()
+		m.ask(b, s, p, images*signatures)
+		stop(b, p)
+	}
+	r := results.Result{Name: "seed/warm", Note: fmt.Sprintf("second request of a process; medians of %d: %v", rounds, m.took)}
+	r.Add(results.Figure{Name: "time", Value: millis(median(m.took)), Unit: "ms"})
+	r.Add(m.counts(0, 0)...)
+	return r
+}
+
+func (m *measured) ask(b *testing.B, s *site, p *process.Process, atLeast int) {
+	b.Helper()
+	answer := ask(b, p, s.keys)
 	m.took = append(m.took, answer.Elapsed)
 	m.stats = append(m.stats, s.stats())
 	if got := verified(b, answer, s.keys); got < atLeast {
 		b.Fatalf("%d signatures verified, want %d", got, atLeast)
 	}
-	b.StartTimer()
 }
 
-// ask is one request over a connection of its own, as a Gatekeeper that has
-// just started makes it.
-func ask(tb testing.TB, s *seed, p *process.Process) process.Answer {
-	tb.Helper()
-	answer := must(p.Ask(tb.Context(), s.keys...))(tb)
-	if answer.Status != http.StatusOK {
-		tb.Fatalf("status %d: %s", answer.Status, answer.Body)
-	}
-	return answer
-}
-
-func stop(tb testing.TB, p *process.Process) {
-	tb.Helper()
-	if err := p.Stop(); err != nil {
-		tb.Fatal(err)
-	}
-}
-
-// report gives the medians as metrics of the benchmark, and as a table.
-func (m *measured) report(b *testing.B) {
-	took, floor := millis(m.took), millis(m.floor)
+// counts are the medians of what registries were asked for.
+func (m *measured) counts(least, most float64) []results.Figure {
 	count := func(of func(registry.Stats) int64) float64 {
 		counts := make([]int64, len(m.stats))
 		for i, s := range m.stats {
@@ -107,45 +108,22 @@ func (m *measured) report(b *testing.B) {
 		}
 		return float64(median(counts))
 	}
-	rows := []struct {
-		name     string
-		decimals int
-		value    float64
-	}{
-		{"ms", 1, took},
-		{"floor-ms", 1, floor},
-		{"x-floor", 2, took / floor},
-		{"requests", 0, count(func(s registry.Stats) int64 { return s.Total })},
-		{"challenge", 0, count(func(s registry.Stats) int64 { return s.Challenge })},
-		{"token", 0, count(func(s registry.Stats) int64 { return s.Token })},
-		{"resolve", 0, count(func(s registry.Stats) int64 { return s.Resolve })},
-		{"referrers", 0, count(func(s registry.Stats) int64 { return s.Referrers })},
-		{"manifest", 0, count(func(s registry.Stats) int64 { return s.Manifest })},
-		{"blob", 0, count(func(s registry.Stats) int64 { return s.Blob })},
-		{"peak", 0, count(func(s registry.Stats) int64 { return s.Peak })},
-		{"connections", 0, count(func(s registry.Stats) int64 { return s.Connections })},
+	return []results.Figure{
+		{Name: "requests", Value: count(func(s registry.Stats) int64 { return s.Total }), Floor: &least, AtMost: &most},
+		{Name: "answered 401", Value: count(func(s registry.Stats) int64 { return s.Challenge }), AtMost: new(2.0)},
+		{Name: "tokens", Value: count(func(s registry.Stats) int64 { return s.Token })},
+		{Name: "resolved", Value: count(func(s registry.Stats) int64 { return s.Resolve })},
+		{Name: "lists", Value: count(func(s registry.Stats) int64 { return s.Referrers })},
+		{Name: "manifests", Value: count(func(s registry.Stats) int64 { return s.Manifest })},
+		{Name: "blobs", Value: count(func(s registry.Stats) int64 { return s.Blob })},
+		{Name: "other", Value: count(func(s registry.Stats) int64 { return s.Other })},
+		{Name: "most at once, a registry", Value: count(func(s registry.Stats) int64 { return s.Peak })},
+		{Name: "connections", Value: count(func(s registry.Stats) int64 { return s.Connections })},
 	}
-	var table strings.Builder
-	columns := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
-	var names, values string
-	for _, row := range rows {
-		b.ReportMetric(row.value, row.name)
-		names, values = names+row.name+"\t", values+strconv.FormatFloat(row.value, 'f', row.decimals, 64)+"\t"
-	}
-	fmt.Fprintf(columns, "%s\n%s\n", names, values)
-	if err := columns.Flush(); err != nil {
-		b.Fatal(err)
-	}
-	fmt.Fprintf(&table, "  medians of %d: %v", len(m.took), m.took)
-	// The time of an iteration has the means of a machine in it, not only ours.
-	b.ReportMetric(0, "ns/op")
-	b.Logf("\n%s", &table)
 }
 
-func millis(all []time.Duration) float64 { return float64(median(all)) / float64(time.Millisecond) }
-
 // median is the middle of the sorted values, the upper one of two.
-func median[T int64 | time.Duration](all []T) T {
+func median[T int64 | float64 | time.Duration](all []T) T {
 	sorted := slices.Sorted(slices.Values(all))
 	return sorted[len(sorted)/2]
 }
