@@ -54,7 +54,7 @@ func (b *breaker) fail(now time.Time, seq, last uint64) bool {
 	}
 	b.pause = min(max(2*b.pause, openMin), openMax)
 	// Up to a quarter more, so that processes do not come back in step.
-	b.until = now.Add(b.pause + rand.N(b.pause/4))
+	b.until = now.Add(b.pause + rand.N(b.pause/4)) //nolint:gosec // to spread, not to hide
 	b.state, b.seq = breakerOpen, last
 	return true
 }

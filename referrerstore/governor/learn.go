@@ -10,9 +10,9 @@ const (
 	// minRate is where a learned rate ends. A host that refuses even that is
 	// held by pauses, not by pacing.
 	minRate = 2.0
-	// searchSpan is the span after the first guess: climbing an eighth within
-	// some 32 requests finds the rate within a second at 100 a second, and
-	// overshoots it by few enough.
+	// searchSpan is the span while little is known: a fifth more after 32
+	// requests, nearly twice as much after 64. That finds a rate of 100 a second
+	// within a second, and overshoots it by little enough.
 	searchSpan = 16
 	// trustMin and trustMax bound the requests that a rate is taken to rest on,
 	// and with them the cost of probing: one 429 in about 1.3 times as many.
@@ -27,8 +27,9 @@ const (
 	// Refusals are weighed together once there are enowAdmitted answers between
 	// them, or enowRefusals of them.
 	enowAdmitted, enowRefusals = 16, 3
-	// enowLater answers tell a guess, fewer only its lower end.
-	enowLater = 3
+	// enowLater answers, or a refusal among them, tell the rate; fewer that were
+	// all admitted only its lower end.
+	enowLater = 4
 	// heavyPart is the part of refusals above which the rate was wrong rather than
 	// probed. What is left after a rate was cut to what had been admitted,
 	// stillHeavy of what it was, has nothing to do with the rate.
@@ -38,6 +39,9 @@ const (
 	noiseMost = 0.35
 	// noiseMore refused than that is due to the rate after all.
 	noiseMore = 0.15
+	// noiseClimb is by how much the rate rises with each weighing while what is
+	// refused is a habit: from the least to a usual one in half a minute.
+	noiseClimb = 1.5
 )
 
 // learner is what the rate is computed from. A bucket is empty whenever it
@@ -72,20 +76,21 @@ type episode struct {
 }
 
 // guess is the rate as far as the first 429 and what was under way then tell.
-func (e *episode) guess() float64 {
+func (e *episode) guess() (least, likely float64) {
 	// What was sent after the request refused, and before its answer, reached
 	// the host within one latency, when its bucket was empty: what it admitted
 	// of that is what flowed in.
 	took := max(e.at.Sub(e.sent), time.Millisecond).Seconds()
-	least := (float64(e.after) + 0.5) / took
+	least = (float64(e.after) + 0.5) / took
 	most, n := e.before.average(e.at)
 	if n < trustMin {
 		most = max(least, float64(n+1)/took)
 	}
-	if e.later < enowLater {
-		return math.Sqrt(min(least, most) * most)
+	least = min(least, most)
+	if e.after == e.later && e.later < enowLater {
+		return least, math.Sqrt(least * most)
 	}
-	return min(least, most)
+	return least, least
 }
 
 // cut is a rate that was given up because too much was refused.
@@ -154,7 +159,7 @@ func (p *pacer) refuse(now, sent time.Time, pause time.Duration) (fresh bool) {
 	p.span = p.spanFor(pause, now.Sub(sent))
 	// One to two turns are left out, or one just refused would be followed by
 	// another. Chance keeps processes that share a bucket out of step.
-	p.level = -rand.Float64()
+	p.level = -rand.Float64() //nolint:gosec // to spread, not to hide
 	p.spare -= p.level / p.base
 	p.stored += min(-p.level, max(p.burst-1, 0))
 	return false
@@ -175,18 +180,17 @@ func (p *pacer) resume(now time.Time) {
 	if p.first == nil || p.base > 0 {
 		return
 	}
-	guess := p.first.guess()
+	least, guess := p.first.guess()
 	p.base, p.trust, p.span = max(guess, minRate), 0, searchSpan
-	if p.first.later >= enowLater {
+	if least == guess {
 		p.span *= 2 // the guess is worth something
 	}
 	p.span = max(p.span, 2*p.base*p.first.at.Sub(p.first.sent).Seconds())
-	println("guess", now.UnixMilli()%1000000, "later", p.first.later, "after", p.first.after, "base", int(p.base), "refused", p.refused)
 	p.since, p.probed, p.refusals, p.refused = now, 0, 0, 0
 	p.at = now
 	// What the pause has stored is not known yet. Half of what it may be is
 	// used at once, the search finds the rest.
-	stored := min(p.first.before.burst(p.first.at, p.base), p.base*now.Sub(p.first.at).Seconds())
+	stored := min(p.first.before.burst(p.first.at, least), least*now.Sub(p.first.at).Seconds())
 	p.spare = now.Sub(p.from).Seconds()
 	p.level = max(1, stored/2)
 }
@@ -204,11 +208,11 @@ func (p *pacer) weigh(now time.Time, took float64) {
 	case p.noise > 0 && part <= p.noise+noiseMore:
 		p.noise = (p.noise + part) / 2
 		// As if it were not limited at first, but no more than that.
-		p.base, p.trust = max(p.base, min(1.1*p.base, defaultStart/took)), searchSpan
-	case heavy && part <= noiseMost && part > stillHeavy*p.cut.refused && rate < p.cut.rate/2:
+		p.base, p.trust = max(p.base, min(noiseClimb*p.base, defaultStart/took)), searchSpan
+	case heavy && part <= noiseMost && part > stillHeavy*p.cut.refused && (rate < p.cut.rate/2 || p.base <= minRate):
 		// To ask less has not helped: it is not the rate that is refused.
 		p.noise = part
-		p.base, p.trust, p.cut = p.cut.rate, 0, cut{}
+		p.base, p.trust, p.cut = max(p.cut.rate, p.base), 0, cut{}
 	case heavy, paused:
 		p.noise = 0
 		if heavy && p.cut.rate == 0 {
@@ -227,7 +231,6 @@ func (p *pacer) weigh(now time.Time, took float64) {
 		}
 		p.correct(now, flow, rate)
 	}
-	println("weigh", now.UnixMilli()%1000000, "n", p.count, "refused", p.refused, "ep", p.refusals, "flow", int(flow), "rate", int(rate), "-> base", int(p.base), "trust", int(p.trust), "burst", int(p.burst), "noise", int(p.noise*100))
 	p.restart(now)
 	p.paused = 0
 }
@@ -255,7 +258,7 @@ func (p *pacer) flow(now time.Time) float64 {
 // until then, and what was admitted since is what the pause stored of that, and
 // the flow.
 func (p *pacer) firstFlow(now time.Time, least, busy float64) float64 {
-	for r := p.rate(now); r > least; r *= 0.98 {
+	for r := p.rate(now); r > max(least, minRate); r *= 0.98 {
 		if min(p.first.before.burst(p.first.at, r), r*p.spare)+r*busy <= float64(p.count) {
 			return r
 		}

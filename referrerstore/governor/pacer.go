@@ -89,7 +89,7 @@ func (p *pacer) advance(now time.Time) {
 	rate := p.rate(now)
 	if unused := dt - max(1-p.level, 0)/rate; unused > 0 {
 		p.spare += unused
-		stored := min(rate*unused, p.burst-p.gap)
+		stored := min(rate*unused, max(p.burst-p.gap, 0))
 		p.gap += stored
 		p.stored += stored
 	}

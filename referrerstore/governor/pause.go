@@ -53,7 +53,7 @@ func (p *pause) hold(now time.Time) referrerstore.Hold {
 // unasked is how long to pause when the host did not say, after so many
 // refusals in a row.
 func unasked(barren int) time.Duration {
-	wait := pauseMin + rand.N(pauseMax-pauseMin)
+	wait := pauseMin + rand.N(pauseMax-pauseMin) //nolint:gosec // to spread, not to hide
 	for range barren {
 		if wait *= 2; wait >= pauseLongest {
 			return pauseLongest

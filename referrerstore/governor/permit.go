@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
@@ -200,8 +201,7 @@ func (h *Host) extend(now time.Time, wait time.Duration, why error) {
 func (h *Host) halt(now time.Time, wait time.Duration, why error) {
 	until := now.Add(min(wait, h.governor.options.MaxRetryAfter))
 	h.pause.begin(now, until, why)
-	for i := len(h.waiters) - 1; i >= 0; i-- {
-		w := h.waiters[i]
+	for _, w := range slices.Backward(h.waiters) { // fail moves only those behind
 		if !w.deadline.IsZero() && w.deadline.Before(h.pause.until) {
 			h.fail(w, h.pause.held)
 			continue

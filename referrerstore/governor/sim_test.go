@@ -3,6 +3,7 @@ package governor_test
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,7 +13,8 @@ import (
 )
 
 // TestAsFastAsAllowed holds the governor against what the registry's bucket
-// lets through at best: (requests - burst) / rate.
+// lets through at best: (requests - burst) / rate. Chance plays a part, so the
+// median of five runs counts.
 func TestAsFastAsAllowed(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -24,9 +26,9 @@ func TestAsFastAsAllowed(t *testing.T) {
 		refused        int
 	}{
 		{"a second's burst", 100, 100, 25 * time.Millisecond, 0, 600, 1.10, 28},
-		{"a tenth of a second's burst", 100, 10, 25 * time.Millisecond, 0, 600, 1.12, 40},
-		{"no burst", 100, 1, 25 * time.Millisecond, 0, 600, 1.6, 40},
-		{"with Retry-After", 100, 100, 25 * time.Millisecond, time.Second, 600, 1.35, 120},
+		{"a tenth of a second's burst", 100, 10, 25 * time.Millisecond, 0, 600, 1.12, 28},
+		{"no burst", 100, 1, 25 * time.Millisecond, 0, 600, 1.5, 40},
+		{"with Retry-After", 100, 100, 25 * time.Millisecond, time.Second, 600, 1.3, 100},
 		{"with Retry-After and little burst", 100, 10, 25 * time.Millisecond, time.Second, 600, 5, 80},
 		{"slow", 10, 10, 25 * time.Millisecond, 0, 300, 1.15, 80},
 		{"slow without burst", 10, 1, 25 * time.Millisecond, 0, 300, 1.5, 80},
@@ -36,21 +38,26 @@ func TestAsFastAsAllowed(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
+			var times []float64
+			var refused []int
 			for range 5 {
 				synctest.Test(t, func(t *testing.T) {
 					g := newGovernor(t, governor.Options{})
 					r := newRegistry(test.rate, test.burst, test.latency)
 					r.retryAfter = test.after
 					took := rush(t, g.Host(key), r, test.requests/12, 12)
-					times := took.Seconds() / ((float64(test.requests) - test.burst) / test.rate)
-					t.Logf("%v, %.3f times the best, %d answers of 429", took.Round(time.Millisecond), times, r.count(429))
-					if times > test.atMost {
-						t.Errorf("took %.2f times the best, want at most %.2f", times, test.atMost)
-					}
-					if n := r.count(http.StatusTooManyRequests); n > test.refused {
-						t.Errorf("%d answers of 429, want at most %d", n, test.refused)
-					}
+					times = append(times, took.Seconds()*test.rate/(float64(test.requests)-test.burst))
+					refused = append(refused, r.count(http.StatusTooManyRequests))
 				})
+			}
+			t.Logf("times the best: %.3f, answers of 429: %d", times, refused)
+			slices.Sort(times)
+			slices.Sort(refused)
+			if times[2] > test.atMost {
+				t.Errorf("took %.2f times the best, want at most %.2f", times[2], test.atMost)
+			}
+			if refused[2] > test.refused {
+				t.Errorf("%d answers of 429, want at most %d", refused[2], test.refused)
 			}
 		})
 	}
