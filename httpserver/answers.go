@@ -11,15 +11,7 @@ import (
 // the same proof tells the same to whoever asks the same. It belongs to one
 // snapshot, and so to one configuration.
 type answers struct {
-	encoded *otter.Cache[executor.Request, told]
-}
-
-// told is what is told of a result that was read from one proof.
-type told struct {
-	proof       uint64
-	decision    executor.Decision
-	explanation executor.Explanation
-	reports     encodedValue
+	told *otter.Cache[executor.Request, *answer] // nil keeps nothing
 }
 
 // newAnswers keeps at most maxBytes; 0 keeps nothing.
@@ -29,39 +21,44 @@ func newAnswers(maxBytes int64) *answers {
 	}
 	// Without an expiry calculator the cache has no goroutine to stop. What an
 	// entry was made of is compared each time, so it never tells what is over.
-	return &answers{encoded: otter.Must(&otter.Options[executor.Request, told]{
+	return &answers{told: otter.Must(&otter.Options[executor.Request, *answer]{
 		MaximumWeight: uint64(maxBytes),
-		Weigher: func(req executor.Request, t told) uint32 {
-			const overhead = 512
-			return uint32(overhead + len(req.Reference.Repository) + len(req.Namespace) + len(t.reports) + len(t.explanation.What) + len(t.explanation.Do)) //nolint:gosec // answers are bounded
+		Weigher: func(req executor.Request, a *answer) uint32 {
+			const overhead = 1024
+			return uint32(overhead + len(req.Reference.Repository) + len(req.Namespace) + len(a.encoded) + len(a.explanation.What) + len(a.explanation.Do)) //nolint:gosec // answers are bounded
 		},
 		Executor: func(task func()) { task() },
 	})}
 }
 
-// maxToldBytes is the size from which reports are encoded anew each time: they
-// may have to be cut to the room that a request's other keys leave.
+// maxToldBytes is the size from which answers are not kept.
 const maxToldBytes = 16 << 10
 
-// find makes an answer of a result, from what is kept if that is the same.
-func (c *answers) find(result executor.Result, err error) answer {
-	a := answer{result: result, err: err, done: true}
-	if c.encoded == nil || err != nil || result.Proof == 0 {
-		a.explanation = executor.Explain(result, err)
-		return a
+// find is the answer that was made of the same result before, nil if there is
+// none.
+func (c *answers) find(result executor.Result, err error) *answer {
+	if c.told == nil || err != nil || result.Proof == 0 {
+		return nil
 	}
+	a, ok := c.told.GetIfPresent(keyOf(result))
+	if !ok || a.result.Proof != result.Proof || a.result.Decision != result.Decision {
+		return nil
+	}
+	return a
+}
+
+// keep keeps an answer, which nobody may change from then on, if the result it
+// was made of will come again. Of the result, what is not told is dropped.
+func (c *answers) keep(a *answer) {
+	if c.told == nil || a.err != nil || a.result.Proof == 0 || len(a.encoded) > maxToldBytes {
+		return
+	}
+	a.result.Reports = nil
+	c.told.Set(keyOf(a.result), a)
+}
+
+func keyOf(result executor.Result) executor.Request {
 	req := result.Request
 	req.Lane = referrerstore.LaneAdmission // whoever asks
-	if t, ok := c.encoded.GetIfPresent(req); ok && t.proof == result.Proof && t.decision == result.Decision {
-		a.explanation, a.encoded = t.explanation, t.reports
-		return a
-	}
-	a.explanation = executor.Explain(result, err)
-	reports := encodeValue(&a, "", maxAnswerBytes)
-	if len(reports) > maxToldBytes {
-		return a
-	}
-	a.encoded = reports
-	c.encoded.Set(req, told{proof: result.Proof, decision: result.Decision, explanation: a.explanation, reports: reports})
-	return a
+	return req
 }

@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -57,13 +58,14 @@ func refused(status int, format string, args ...any) *requestError {
 	return &requestError{status: status, code: code, text: fmt.Sprintf(format, args...)}
 }
 
-// readKeys reads the request's keys within the limits. The bytes of the body
+// read reads what the request asks for, within the limits. The bytes of the body
 // are taken from the budget first; release gives them back and is never nil.
-func (s *Server) readKeys(ctx context.Context, w http.ResponseWriter, r *http.Request, limits Limits) (keys []string, release func(), err error) {
+func (s *Server) read(w http.ResponseWriter, r *http.Request, live *snapshot, namespace string, until time.Time) (a *asked, release func(), err error) {
 	release = func() {}
 	if err := checkContentType(r.Header.Get("Content-Type")); err != nil {
 		return nil, release, err
 	}
+	limits := live.Limits
 	if r.ContentLength > limits.BodyBytes {
 		// Once its reader has refused, the server lets the client finish
 		// sending for a moment; it would not see the answer otherwise.
@@ -74,20 +76,37 @@ func (s *Server) readKeys(ctx context.Context, w http.ResponseWriter, r *http.Re
 	if size < 0 {
 		size = limits.BodyBytes
 	}
-	if err := s.bodies.Acquire(ctx, size); err != nil {
-		return nil, release, refused(http.StatusServiceUnavailable, "too many requests are being answered: retry")
-	}
-	release = func() { s.bodies.Release(size) }
-	body, err := readBody(ctx, w, r, limits)
-	if err != nil {
+	if err := s.reserve(r.Context(), size, until); err != nil {
 		return nil, release, err
 	}
-	keys, err = parseRequest(body, limits)
-	return keys, release, err
+	release = func() { s.bodies.Release(size) }
+	buffer := s.buffers.take(int(min(max(size, minBody), maxKeptBody)))
+	defer s.buffers.give(buffer)
+	if buffer.data, err = readBody(buffer.data[:0], w, r, limits, until); err != nil {
+		return nil, release, err
+	}
+	a, err = live.understand(buffer.data, namespace)
+	return a, release, err
+}
+
+// minBody is the least room that is made for a body.
+const minBody = 512
+
+// reserve takes bytes of the budget for bodies, and waits for them.
+func (s *Server) reserve(ctx context.Context, size int64, until time.Time) error {
+	if s.bodies.TryAcquire(size) {
+		return nil
+	}
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	if err := s.bodies.Acquire(ctx, size); err != nil {
+		return refused(http.StatusServiceUnavailable, "too many requests are being answered: retry")
+	}
+	return nil
 }
 
 func checkContentType(header string) error {
-	if header == "" {
+	if header == "" || header == contentType[0] {
 		return nil
 	}
 	kind, _, err := mime.ParseMediaType(header)
@@ -97,27 +116,43 @@ func checkContentType(header string) error {
 	return nil
 }
 
-// readBody reads until the context's deadline, which leaves time to answer.
-func readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, limits Limits) ([]byte, error) {
+// readBody reads the body to its end, but not beyond a time that leaves some to
+// answer, and appends it to body.
+func readBody(body []byte, w http.ResponseWriter, r *http.Request, limits Limits, until time.Time) ([]byte, error) {
 	control := http.NewResponseController(w)
-	deadline, _ := ctx.Deadline()
-	if err := control.SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return nil, refused(http.StatusBadRequest, "the connection is closed")
+	if err := control.SetReadDeadline(until); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return body, refused(http.StatusBadRequest, "the connection is closed")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limits.BodyBytes))
+	from := r.Body
+	if r.ContentLength < 0 { // else it is within the limit, and net/http reads no more
+		from = http.MaxBytesReader(w, r.Body, limits.BodyBytes)
+	}
+	body, err := appendAll(body, from)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, refused(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes (server.limits.bodyBytes)", limits.BodyBytes)
+		return body, refused(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes (server.limits.bodyBytes)", limits.BodyBytes)
 	case err != nil:
-		return nil, refused(http.StatusBadRequest, "the body did not arrive whole and in time")
-	}
-	// The server's background read, which notices that a client has gone, must
-	// not end on the deadline that was meant for the body.
-	if err := control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return nil, refused(http.StatusBadRequest, "the connection is closed")
+		return body, refused(http.StatusBadRequest, "the body did not arrive whole and in time")
 	}
 	return body, nil
+}
+
+// appendAll is [io.ReadAll] into a buffer that there is already.
+func appendAll(data []byte, from io.Reader) ([]byte, error) {
+	for {
+		if len(data) == cap(data) {
+			data = slices.Grow(data, minBody)
+		}
+		n, err := from.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if errors.Is(err, io.EOF) {
+			return data, nil
+		}
+		if err != nil {
+			return data, err
+		}
+	}
 }
 
 // parseRequest reads a ProviderRequest of Gatekeeper's external data protocol,

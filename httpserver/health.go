@@ -10,8 +10,8 @@ import (
 )
 
 // AdminHandler is the read-only side: /healthz (the process answers), /readyz
-// (a configuration and its trust material are live, and we are not draining)
-// and /metrics.
+// (a configuration and its trust material are live, and we are not draining),
+// /metrics, and /status (what is held and done at this moment, for people).
 func (s *Server) AdminHandler() http.Handler {
 	r := mux.NewRouter()
 	// Whoever does not read or write holds one of few connections.
@@ -30,6 +30,12 @@ func (s *Server) AdminHandler() http.Handler {
 	})
 	read.Path("/readyz").HandlerFunc(s.readyz)
 	read.Path("/metrics").Handler(promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	if s.opts.Status != nil {
+		read.Path("/status").HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", "no-store")
+			writeJSON(w, http.StatusOK, s.opts.Status())
+		})
+	}
 	return r
 }
 

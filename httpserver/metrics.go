@@ -1,10 +1,14 @@
 package httpserver
 
 import (
+	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/gatehouse-project/gatehouse/executor"
 )
 
 type metrics struct {
@@ -13,11 +17,15 @@ type metrics struct {
 	duration   prometheus.Histogram
 	inFlight   prometheus.Gauge
 	generation prometheus.Gauge
+
+	// Those of every request, found once.
+	ok        prometheus.Counter
+	decisions [3]prometheus.Counter // by executor.Decision
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
-	return &metrics{
+	m := &metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "gatehouse_http_requests_total",
 			Help: "Requests to the webhook, by HTTP status.",
@@ -38,6 +46,22 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "gatehouse_config_generation",
 			Help: "Number of the configuration that is live, counted from 1.",
 		}),
+	}
+	m.ok = m.requests.WithLabelValues(statusLabel(http.StatusOK))
+	for _, decision := range []executor.Decision{executor.Undecided, executor.Denied, executor.Allowed} {
+		m.decisions[decision] = m.keys.WithLabelValues(decision.String())
+	}
+	return m
+}
+
+// answered counts an answer and the decisions in it.
+func (m *metrics) answered(decisions [3]int, took time.Duration) {
+	m.ok.Inc()
+	m.duration.Observe(took.Seconds())
+	for decision, n := range decisions {
+		if n > 0 {
+			m.decisions[decision].Add(float64(n))
+		}
 	}
 }
 

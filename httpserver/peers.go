@@ -34,6 +34,7 @@ type connState struct {
 	peer     *peer
 	ordinal  int64
 	requests atomic.Int64
+	corks    *corkConn // nil if it cannot be corked
 	// identity is the material under which the client was last let in. The
 	// server handles one request of a connection at a time.
 	identity *identity
@@ -46,7 +47,7 @@ func newPeers() *peers { return &peers{now: make(map[string]*peer)} }
 // connContext implements [http.Server].ConnContext.
 func (p *peers) connContext(ctx context.Context, conn net.Conn) context.Context {
 	of := p.of(conn.RemoteAddr())
-	return context.WithValue(ctx, connKey{}, &connState{peer: of, ordinal: of.opened.Add(1)})
+	return context.WithValue(ctx, connKey{}, &connState{peer: of, ordinal: of.opened.Add(1), corks: corkOf(conn)})
 }
 
 func (p *peers) of(addr net.Addr) *peer {

@@ -15,6 +15,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/http"
@@ -40,9 +41,9 @@ const VerifyPath = "/ratify/gatekeeper/v1/verify"
 // soon after its context ends.
 type Decider interface {
 	Verify(ctx context.Context, req executor.Request) (executor.Result, error)
-	// Recall answers without I/O and without waiting; false says that it takes
-	// Verify.
-	Recall(req executor.Request) (executor.Result, bool)
+	// Recall answers without I/O and without waiting, as of now; false says that
+	// it takes Verify.
+	Recall(req executor.Request, now time.Time) (executor.Result, bool)
 }
 
 // Snapshot is what a request reads, as one immutable whole.
@@ -65,6 +66,16 @@ type Snapshot struct {
 type snapshot struct {
 	*Snapshot
 	answers *answers
+	asked   *askedCache // nil keeps nothing
+	seed    maphash.Seed
+}
+
+func newSnapshot(of *Snapshot) *snapshot {
+	l := &snapshot{Snapshot: of, seed: maphash.MakeSeed(), answers: newAnswers(of.AnswerBytes - of.AnswerBytes/askedShare)}
+	if size := of.AnswerBytes / askedShare; size > 0 {
+		l.asked = newAskedCache(size)
+	}
+	return l
 }
 
 // Limits bound one request.
@@ -111,6 +122,8 @@ type Options struct {
 	Gatherer prometheus.Gatherer
 	// Detail adds facts to the answer of /readyz; may be nil.
 	Detail func() map[string]any
+	// Status is what /status shows, as JSON; nil leaves the path out.
+	Status func() any
 }
 
 // Server answers Gatekeeper and operators. Make one with New; all methods are
@@ -124,6 +137,7 @@ type Server struct {
 	peers    *peers
 	verdicts *verdicts
 	metrics  *metrics
+	buffers  buffers
 	workers  sync.WaitGroup
 }
 
@@ -151,7 +165,7 @@ func New(opts Options) *Server {
 // Swap makes a snapshot live for the requests that come from now on.
 func (s *Server) Swap(next *Snapshot) {
 	s.metrics.generation.Set(float64(next.Generation))
-	s.live.Store(&snapshot{Snapshot: next, answers: newAnswers(next.AnswerBytes)})
+	s.live.Store(newSnapshot(next))
 }
 
 // Handler is the webhook.
@@ -161,7 +175,19 @@ func (s *Server) Handler() http.Handler {
 	r.Path(VerifyPath + "/namespaces/{namespace:.*}").Methods(http.MethodPost).HandlerFunc(s.verify)
 	r.NotFoundHandler = s.refuseWith(http.StatusNotFound, "there is nothing here: POST to "+VerifyPath)
 	r.MethodNotAllowedHandler = s.refuseWith(http.StatusMethodNotAllowed, "only POST is answered")
-	return s.recovered(s.known(s.peers.wrap(r)))
+	return s.recovered(s.known(s.peers.wrap(s.shortcut(r))))
+}
+
+// shortcut hands the one request that nearly all are to its handler: the router
+// would copy each for the sake of variables that it has none of.
+func (s *Server) shortcut(router http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && r.URL.Path == VerifyPath && r.URL.RawPath == "" {
+			s.verify(w, r)
+			return
+		}
+		router.ServeHTTP(w, r)
+	})
 }
 
 // refuseWith answers requests that no route takes. Gatekeeper parses the body
@@ -218,7 +244,7 @@ func (s *Server) Serve(ctx context.Context, webhook, admin net.Listener) error {
 	side.ReadTimeout, side.IdleTimeout = 10*time.Second, 30*time.Second
 
 	group, ctx := errgroup.WithContext(ctx)
-	webhook = netutil.LimitListener(webhook, s.opts.Connections)
+	webhook = corkListener{netutil.LimitListener(webhook, s.opts.Connections)}
 	if s.opts.TLS != nil {
 		webhook = tls.NewListener(webhook, s.opts.TLS.Config())
 	}

@@ -2,14 +2,17 @@ package httpserver
 
 import (
 	"context"
-	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -23,10 +26,12 @@ import (
 type answer struct {
 	explanation executor.Explanation
 	result      executor.Result
-	err         error // no verdict
-	invalid     bool  // the key can never name an image
-	done        bool
+	err         error        // no verdict
+	invalid     bool         // the key can never name an image
 	encoded     encodedValue // nil where there is none
+	artifacts   int          // that were judged
+	// logged is when the log last knew of it, see verdicts.
+	logged *atomic.Uint64
 }
 
 // batch is one request's work: one answer for each distinct subject, and each
@@ -35,24 +40,13 @@ type answer struct {
 type batch struct {
 	live  *snapshot
 	trace string
-	start time.Time
-	keys  []keyed
+	lane  referrerstore.Lane
+	*asked
 
 	mu      sync.Mutex // guards the field that follows it
-	answers []answer
-}
+	answers []*answer  // nil where there is none yet; what they point to is immutable
 
-// keyed is a key with the index of its answer.
-type keyed struct {
-	key  string
-	slot int
-}
-
-// job is a subject to decide on and where its answer goes.
-type job struct {
-	slot int
-	key  string
-	req  executor.Request
+	told []*answer // what the response tells; the handler's own
 }
 
 // verify answers POST /ratify/gatekeeper/v1/verify.
@@ -64,8 +58,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	deadline := start.Add(live.VerifyTimeout)
-	ctx, cancel := context.WithDeadline(r.Context(), deadline.Add(-writeMargin(live.VerifyTimeout)))
-	defer cancel()
+	answerBy := deadline.Add(-writeMargin(live.VerifyTimeout))
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
 
@@ -74,18 +67,31 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
-	keys, release, err := s.readKeys(ctx, w, r, live.Limits)
+	asked, release, err := s.read(w, r, live, namespace, answerBy)
 	defer release()
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
-	b, jobs := plan(keys, live, namespace, laneOf(r))
-	b.start = start
-	s.run(ctx, b, b.recall(jobs))
-	answers := b.finished(ctx)
-	s.respond(w, deadline, b, answers)
-	s.record(b, answers, time.Since(start))
+	b := &batch{live: live, trace: newTraceID(), lane: laneOf(r), asked: asked, answers: slices.Clone(asked.template)}
+	b.told = b.answers
+	if rest := b.recall(start); len(rest) > 0 {
+		// The server's background read, which notices that a client has gone,
+		// must not end on the deadline that was meant for the body.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a closed connection ends the context
+		s.work(r.Context(), answerBy, b, rest)
+	}
+	s.respond(w, r, deadline, b)
+	s.record(b, time.Since(start))
+}
+
+// work decides on what is not remembered, until answerBy. The answers are those
+// that there are then.
+func (s *Server) work(ctx context.Context, answerBy time.Time, b *batch, rest []job) {
+	ctx, cancel := context.WithDeadline(ctx, answerBy)
+	defer cancel()
+	s.run(ctx, b, rest)
+	b.finish(ctx)
 }
 
 // laneOf is who asks. Gatekeeper's audit sends what its admission sends; a
@@ -102,50 +108,25 @@ func writeMargin(timeout time.Duration) time.Duration {
 	return min(timeout/10, 150*time.Millisecond)
 }
 
+// newTraceID names a request. It is no secret, only unlikely to come twice.
 func newTraceID() string {
 	var id [16]byte
-	_, _ = rand.Read(id[:]) // crypto/rand never fails: it aborts the process
+	binary.NativeEndian.PutUint64(id[:8], rand.Uint64()) //nolint:gosec // see above
+	binary.NativeEndian.PutUint64(id[8:], rand.Uint64()) //nolint:gosec // see above
 	return hex.EncodeToString(id[:])
 }
 
-// plan parses the keys and gives every distinct subject one slot. Keys that
-// can never be valid are answered here.
-func plan(keys []string, live *snapshot, namespace string, lane referrerstore.Lane) (*batch, []job) {
-	b := &batch{live: live, trace: newTraceID(), keys: make([]keyed, len(keys))}
-	slots := make(map[executor.Request]int, len(keys))
-	var jobs []job
-	for i, key := range keys {
-		req, err := parseKey(key, live.NamespaceFrom, namespace, live.Limits)
-		req.Lane = lane
-		if err != nil {
-			b.keys[i] = keyed{key, len(b.answers)}
-			a := answer{explanation: executor.ExplainInvalidKey(err), invalid: true, done: true}
-			a.encoded = b.encode(&a, key)
-			b.answers = append(b.answers, a)
-			continue
-		}
-		slot, known := slots[req]
-		if !known {
-			slot = len(b.answers)
-			slots[req] = slot
-			b.answers = append(b.answers, answer{result: executor.Result{Request: req}})
-			jobs = append(jobs, job{slot, key, req})
-		}
-		b.keys[i] = keyed{key, slot}
-	}
-	return b, jobs
-}
-
 // recall answers what can be answered without waiting, and gives back the rest.
-func (b *batch) recall(jobs []job) []job {
+func (b *batch) recall(now time.Time) []job {
 	var rest []job
-	for _, j := range jobs {
-		result, ok := b.live.Decider.Recall(j.req)
+	for _, j := range b.jobs {
+		j.req.Lane = b.lane
+		result, ok := b.live.Decider.Recall(j.req, now)
 		if !ok {
 			rest = append(rest, j)
 			continue
 		}
-		b.put(j, result, nil)
+		b.answers[j.slot] = b.answer(j, result, nil)
 	}
 	return rest
 }
@@ -188,54 +169,61 @@ var errQueueFull = fmt.Errorf("%w: too many images of this registry wait", refer
 // put fills one answer, encoded, so that nothing but writing is left to do when
 // the deadline comes.
 func (b *batch) put(j job, result executor.Result, err error) {
-	a := b.live.answers.find(result, err)
-	a.encoded = b.encode(&a, j.key)
+	a := b.answer(j, result, err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.answers[j.slot] = a
 }
 
-// encode makes an answer's value, nil where the lack of a verdict is none.
-func (b *batch) encode(a *answer, key string) encodedValue {
-	if a.err != nil && b.live.OnFailure == FailureIsSystemError {
-		return nil
+// answer makes an answer of a result, or finds the one that was made before. It
+// has a value unless the lack of a verdict is none.
+func (b *batch) answer(j job, result executor.Result, err error) *answer {
+	most := share(len(b.keys))
+	if a := b.live.answers.find(result, err); a != nil && len(a.encoded) <= most {
+		return a
 	}
-	most := maxAnswerBytes / max(len(b.keys), 1)
-	if a.encoded != nil && len(a.encoded) <= most {
-		return a.encoded
+	a := &answer{result: result, err: err, explanation: executor.Explain(result, err), artifacts: len(result.Reports), logged: new(atomic.Uint64)}
+	if err != nil && b.live.OnFailure == FailureIsSystemError {
+		return a
 	}
-	return encodeValue(a, key, most)
+	// What had to be cut to the room in one request is not for another.
+	var whole bool
+	if a.encoded, whole = encodeValue(a, j.key, most); whole {
+		b.live.answers.keep(a)
+	}
+	return a
 }
 
-// finished takes the answers as they stand; subjects that were not decided in
-// time have the cause as their error.
-func (b *batch) finished(ctx context.Context) []answer {
+// finish takes the answers as they stand, away from workers that are late;
+// subjects that were not decided in time have the cause as their error.
+func (b *batch) finish(ctx context.Context) {
 	b.mu.Lock()
-	answers := append([]answer(nil), b.answers...)
+	b.told = slices.Clone(b.answers)
 	b.mu.Unlock()
-	for _, k := range b.keys {
-		a := &answers[k.slot]
-		if a.done {
-			continue
+	for _, j := range b.jobs {
+		if b.told[j.slot] == nil {
+			b.told[j.slot] = b.answer(j, executor.Result{Request: j.req}, context.Cause(ctx))
 		}
-		a.done, a.err = true, context.Cause(ctx)
-		a.explanation = executor.Explain(a.result, a.err)
-		a.encoded = b.encode(a, k.key)
 	}
-	return answers
 }
 
 // respond writes the one answer of a well-formed request. What is held until a
 // slow client has read it counts with the bodies of requests.
-func (s *Server) respond(w http.ResponseWriter, deadline time.Time, b *batch, answers []answer) {
-	body := encodeResponse(b.keys, answers, b.trace, time.Now())
+func (s *Server) respond(w http.ResponseWriter, r *http.Request, deadline time.Time, b *batch) {
+	buffer := s.buffers.take(responseSize(b.keys, b.told))
+	defer s.buffers.give(buffer)
+	body := appendResponse(buffer.data[:0], b.keys, b.told, b.trace, time.Now())
+	buffer.data = body
 	if held := int64(len(body)); s.bodies.TryAcquire(held) {
 		defer s.bodies.Release(held)
 	} else {
 		body = encodeSystemError(string(executor.CodeBusy) + ": too many requests are being answered; retry")
 	}
-	s.write(w, http.StatusOK, deadline, body)
+	s.write(w, r, http.StatusOK, deadline, body)
 }
+
+// Headers that every answer has. They are not changed.
+var contentType, noSniff = []string{"application/json"}, []string{"nosniff"} //nolint:gochecknoglobals // constants
 
 // refuse answers a request that is not well-formed and closes its connection:
 // the rest of it may never come, and the server would wait for it.
@@ -249,37 +237,38 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Connection", "close")
 	deadline := time.Now().Add(time.Second)
 	_ = http.NewResponseController(w).SetReadDeadline(deadline) // best effort: it is closed anyway
-	s.write(w, status, deadline, encodeSystemError(text))
+	s.write(w, r, status, deadline, encodeSystemError(text))
 }
 
-func (s *Server) write(w http.ResponseWriter, status int, deadline time.Time, body []byte) {
+func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, deadline time.Time, body []byte) {
 	err := http.NewResponseController(w).SetWriteDeadline(deadline)
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	header := w.Header()
+	header["Content-Type"] = contentType
+	header["X-Content-Type-Options"] = noSniff
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	release := cork(r)
+	defer release()
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that has gone is not our error
 }
 
 // record counts and logs one line for the request and one for each verdict
 // that is not what it was last time.
-func (s *Server) record(b *batch, answers []answer, elapsed time.Duration) {
-	counts := map[executor.Decision]int{}
+func (s *Server) record(b *batch, elapsed time.Duration) {
+	var counts [3]int
 	for _, k := range b.keys {
-		decision := answers[k.slot].decision()
-		counts[decision]++
-		s.metrics.keys.WithLabelValues(decision.String()).Inc()
+		counts[b.told[k.slot].decision()]++
 	}
-	s.metrics.requests.WithLabelValues(statusLabel(http.StatusOK)).Inc()
-	s.metrics.duration.Observe(elapsed.Seconds())
-	s.opts.Logger.Info("request", "trace_id", b.trace, "keys", len(b.keys), "subjects", len(answers),
-		"allowed", counts[executor.Allowed], "denied", counts[executor.Denied], "undecided", counts[executor.Undecided],
-		"duration_ms", elapsed.Milliseconds())
-	for i := range answers {
-		s.logVerdict(&answers[i], b.trace)
+	s.metrics.answered(counts, elapsed)
+	s.opts.Logger.LogAttrs(context.Background(), slog.LevelInfo, "request", slog.String("trace_id", b.trace), // a log line outlives its request
+		slog.Int("keys", len(b.keys)), slog.Int("subjects", len(b.told)),
+		slog.Int("allowed", counts[executor.Allowed]), slog.Int("denied", counts[executor.Denied]), slog.Int("undecided", counts[executor.Undecided]),
+		slog.Int64("duration_ms", elapsed.Milliseconds()))
+	for i := range b.told {
+		s.logVerdict(b.told[i], b.trace)
 	}
 }
 
@@ -295,9 +284,7 @@ func (a *answer) decision() executor.Decision {
 }
 
 func (s *Server) logVerdict(a *answer, trace string) {
-	req := a.result.Request
-	req.Lane = referrerstore.LaneAdmission // the same image, whoever asks
-	if a.invalid || !s.verdicts.changed(req, a.decision(), a.explanation.Code) {
+	if a.invalid || !s.verdicts.since(a.logged) || !s.verdicts.changed(keyOf(a.result), a.decision(), a.explanation.Code) {
 		return
 	}
 	level := slog.LevelInfo
@@ -307,7 +294,7 @@ func (s *Server) logVerdict(a *answer, trace string) {
 	attrs := []any{
 		"trace_id", trace, "decision", a.decision().String(), "code", string(a.explanation.Code), "reason", a.explanation.What,
 		"image", a.result.Request.Reference.String(), "namespace", a.result.Request.Namespace,
-		"digest", a.result.Subject.Descriptor.Digest.String(), "rule", a.result.Rule, "artifacts", len(a.result.Reports),
+		"digest", a.result.Subject.Descriptor.Digest.String(), "rule", a.result.Rule, "artifacts", a.artifacts,
 	}
 	if a.err != nil {
 		attrs = append(attrs, "error", a.err.Error())

@@ -85,7 +85,7 @@ func (d *decider) Verify(ctx context.Context, req executor.Request) (executor.Re
 
 // Recall remembers what is called remembered, as read from a proof with the
 // number that the decider has.
-func (d *decider) Recall(req executor.Request) (executor.Result, bool) {
+func (d *decider) Recall(req executor.Request, _ time.Time) (executor.Result, bool) {
 	proof := d.proof.Load()
 	if proof == 0 || !strings.HasPrefix(req.Reference.Repository, "remembered/") {
 		return executor.Result{}, false
@@ -367,7 +367,9 @@ func (r *recorder) Verify(_ context.Context, req executor.Request) (executor.Res
 	return executor.Result{Request: req, Decision: executor.Allowed}, nil
 }
 
-func (*recorder) Recall(executor.Request) (executor.Result, bool) { return executor.Result{}, false }
+func (*recorder) Recall(executor.Request, time.Time) (executor.Result, bool) {
+	return executor.Result{}, false
+}
 
 // The same image in two namespaces is two subjects.
 func TestNamespaceIsPartOfTheSubject(t *testing.T) {

@@ -62,27 +62,23 @@ const policyType = "policy"
 // whether it is a success, and the reports in JSON.
 type encodedValue []byte
 
-// encodeResponse makes the answer to a well-formed request: an item for each
+// appendResponse makes the answer to a well-formed request: an item for each
 // key in its order, and what was left out in systemError. It writes the JSON of
 // externaldata.ProviderResponse itself, because the values are encoded already:
 // encoding/json would go through every byte of them again.
-func encodeResponse(keys []keyed, answers []answer, trace string, now time.Time) []byte {
-	size := len(responseHead) + 64
-	for _, k := range keys {
-		size += len(k.key) + len(answers[k.slot].encoded) + itemOverhead
-	}
-	body := append(make([]byte, 0, size), responseHead...)
+func appendResponse(body []byte, keys []keyed, answers []*answer, trace string, now time.Time) []byte {
+	body = append(body, responseHead...)
 	stamp := now.UTC().AppendFormat(nil, time.RFC3339Nano)
 	left := &leftOut{}
 	separator := `"items":[`
 	for _, k := range keys {
-		a := &answers[k.slot]
+		a := answers[k.slot]
 		if a.encoded == nil {
 			left.add(a.explanation, k.key)
 			continue
 		}
 		body = append(body, separator...)
-		body = a.appendItem(body, k.key, trace, stamp)
+		body = a.appendItem(body, k.json, trace, stamp)
 		separator = ","
 	}
 	if separator == "," {
@@ -98,6 +94,15 @@ func encodeResponse(keys []keyed, answers []answer, trace string, now time.Time)
 	return append(body, "}}\n"...)
 }
 
+// responseSize is about what appendResponse writes.
+func responseSize(keys []keyed, answers []*answer) int {
+	size := len(responseHead) + 64
+	for _, k := range keys {
+		size += len(k.key) + len(answers[k.slot].encoded) + itemOverhead
+	}
+	return size
+}
+
 const (
 	responseHead = `{"apiVersion":"` + apiVersion + `","kind":"ProviderResponse","response":{`
 	// itemOverhead is about what an item has beside its key and its reports.
@@ -111,9 +116,9 @@ const (
 //
 // succeeded repeats isSuccess under the name that templates of Ratify's next
 // major version read, which would be undefined over the older shape alone.
-func (a *answer) appendItem(body []byte, key, trace string, stamp []byte) []byte {
+func (a *answer) appendItem(body, key []byte, trace string, stamp []byte) []byte {
 	body = append(body, `{"key":`...)
-	body = appendString(body, key)
+	body = append(body, key...)
 	body = append(body, `,"value":{"version":"`+reportVersion+`","isSuccess":`...)
 	body = strconv.AppendBool(body, a.success())
 	body = append(body, `,"succeeded":`...)
@@ -159,18 +164,19 @@ func encodeSystemError(text string) []byte {
 
 // encodeValue encodes the reports of the verdict on one key. Where they have
 // more bytes than they may, fewer of them are told; nil says that they could
-// not be encoded, and stands for no verdict.
-func encodeValue(a *answer, key string, most int) encodedValue {
+// not be encoded, and stands for no verdict. Whole says that none was left out
+// for want of room.
+func encodeValue(a *answer, key string, most int) (encoded encodedValue, whole bool) {
 	for _, n := range []int{maxReports, 0} {
 		raw, err := json.Marshal(reportsOf(a, key, n))
 		if err != nil {
-			return nil
+			return nil, false
 		}
 		if len(raw) <= most || n == 0 {
-			return raw
+			return raw, n > 0
 		}
 	}
-	return nil
+	return nil, false
 }
 
 func (a *answer) success() bool {

@@ -79,11 +79,10 @@ func outcomes(t *testing.T) ([]keyed, []answer) {
 	var keys []keyed
 	var answers []answer
 	add := func(key string, a answer) {
-		a.done = true
 		if !a.invalid {
 			a.explanation = executor.Explain(a.result, a.err)
 		}
-		keys = append(keys, keyed{key, len(answers)})
+		keys = append(keys, newKeyed(key, len(answers)))
 		answers = append(answers, a)
 	}
 	add("r.example/app:v1", answer{result: allowed})
@@ -101,11 +100,14 @@ func outcomes(t *testing.T) ([]keyed, []answer) {
 
 var someTime = time.Date(2026, 11, 21, 12, 0, 0, 123456789, time.UTC)
 
-func encoded(keys []keyed, answers []answer, mode OnFailure) []answer {
-	answers = append([]answer(nil), answers...)
+func encoded(keys []keyed, from []answer, mode OnFailure) []*answer {
+	answers := make([]*answer, len(from))
+	for i, a := range from {
+		answers[i] = &a
+	}
 	for _, k := range keys {
-		if a := &answers[k.slot]; a.err == nil || mode == FailureIsValue {
-			a.encoded = encodeValue(a, k.key, maxAnswerBytes)
+		if a := answers[k.slot]; a.err == nil || mode == FailureIsValue {
+			a.encoded, _ = encodeValue(a, k.key, maxAnswerBytes)
 		}
 	}
 	return answers
@@ -168,7 +170,7 @@ func TestGoldenResponses(t *testing.T) {
 	t.Parallel()
 	keys, answers := outcomes(t)
 	for name, mode := range map[string]OnFailure{"systemerror.json": FailureIsSystemError, "value.json": FailureIsValue} {
-		body := encodeResponse(keys, encoded(keys, answers, mode), someTrace, someTime)
+		body := appendResponse(nil, keys, encoded(keys, answers, mode), someTrace, someTime)
 		golden(t, name, body)
 		isWrittenAsJSONWould(t, body)
 	}
@@ -180,7 +182,7 @@ func TestGoldenResponses(t *testing.T) {
 func TestNothingIsNullOrMissing(t *testing.T) {
 	t.Parallel()
 	keys, answers := outcomes(t)
-	body := encodeResponse(keys, encoded(keys, answers, FailureIsValue), someTrace, someTime)
+	body := appendResponse(nil, keys, encoded(keys, answers, FailureIsValue), someTrace, someTime)
 	var response externaldata.ProviderResponse
 	if err := json.Unmarshal(body, &response); err != nil {
 		t.Fatal(err)
@@ -238,7 +240,10 @@ func TestValuesAreBounded(t *testing.T) {
 		a.result.Reports = append(a.result.Reports, r)
 	}
 	for most, reports := range map[int]int{maxAnswerBytes: maxReports, 1000: 3} {
-		raw := encodeValue(&a, "key", most)
+		raw, whole := encodeValue(&a, "key", most)
+		if whole != (most == maxAnswerBytes) {
+			t.Errorf("at most %d bytes: whole is %t", most, whole)
+		}
 		if len(raw) > maxReports*12*maxFactBytes+1000 {
 			t.Errorf("%d bytes", len(raw))
 		}

@@ -239,8 +239,8 @@ func (t timed) Verify(ctx context.Context, req executor.Request) (executor.Resul
 	return result, err
 }
 
-func (t timed) Recall(req executor.Request) (executor.Result, bool) {
-	result, ok := t.inner.Recall(req)
+func (t timed) Recall(req executor.Request, now time.Time) (executor.Result, bool) {
+	result, ok := t.inner.Recall(req, now)
 	if ok {
 		t.watch.note(req, result)
 	}
