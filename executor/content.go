@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -25,6 +26,7 @@ type content struct {
 	from     referrerstore.Fetcher
 	subject  referrerstore.Subject
 	budget   *referrerstore.HostBudget
+	tracer   tracer
 	manifest func() (verifier.Manifest, error)
 
 	mu    sync.Mutex // guards the fields that follow it
@@ -32,10 +34,10 @@ type content struct {
 	blobs map[digest.Digest]func() ([]byte, error)
 }
 
-func newContent(ctx context.Context, from referrerstore.Fetcher, subject referrerstore.Subject, artifact ocispec.Descriptor, budget *referrerstore.Budget, manifestBytes int64) *content {
-	c := &content{ctx: ctx, from: from, subject: subject, budget: budget.Host(subject.Reference.Registry), blobs: make(map[digest.Digest]func() ([]byte, error))}
+func (e *Executor) newContent(ctx context.Context, from referrerstore.Fetcher, subject referrerstore.Subject, artifact ocispec.Descriptor) *content {
+	c := &content{ctx: ctx, from: from, subject: subject, budget: e.opts.Budget.Host(subject.Reference.Registry), tracer: e.tracer, blobs: make(map[digest.Digest]func() ([]byte, error))}
 	c.manifest = sync.OnceValues(func() (verifier.Manifest, error) {
-		return c.readManifest(artifact, manifestBytes)
+		return c.readManifest(artifact, e.opts.ManifestBytes)
 	})
 	return c
 }
@@ -64,11 +66,11 @@ func (c *content) readManifest(desc ocispec.Descriptor, limit int64) (verifier.M
 	if desc.Size < 0 || desc.Size > limit {
 		return verifier.Manifest{}, fmt.Errorf("manifest %s: %w: %d bytes, at most %d", desc.Digest, referrerstore.ErrTooLarge, desc.Size, limit)
 	}
-	if err := c.budget.Acquire(c.ctx, desc.Size); err != nil {
+	if err := c.acquire(desc.Size); err != nil {
 		return verifier.Manifest{}, err
 	}
 	defer c.budget.Release(desc.Size)
-	data, err := referrerstore.ReadAll(c.ctx, c.from, c.subject, desc, limit)
+	data, err := c.read(desc, limit)
 	if err != nil {
 		return verifier.Manifest{}, err
 	}
@@ -79,7 +81,17 @@ func (c *content) readBlob(desc ocispec.Descriptor) ([]byte, error) {
 	if err := c.take(desc.Size); err != nil {
 		return nil, err
 	}
-	return referrerstore.ReadAll(c.ctx, c.from, c.subject, desc, desc.Size)
+	return c.read(desc, desc.Size)
+}
+
+// read reads content whole, once more if it breaks off: the store tries again
+// what was not answered, but cannot take back what it has handed out.
+func (c *content) read(desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	data, err := referrerstore.ReadAll(c.ctx, c.from, c.subject, desc, limit)
+	if errors.Is(err, referrerstore.ErrBrokenOff) && c.ctx.Err() == nil {
+		data, err = referrerstore.ReadAll(c.ctx, c.from, c.subject, desc, limit)
+	}
+	return data, err
 }
 
 // take draws on the budget. Only an artifact that holds nothing may wait: two
@@ -90,7 +102,7 @@ func (c *content) take(n int64) error {
 	c.held += n
 	c.mu.Unlock()
 	if first {
-		if err := c.budget.Acquire(c.ctx, n); err != nil {
+		if err := c.acquire(n); err != nil {
 			c.forget(n)
 			return err
 		}
@@ -101,6 +113,18 @@ func (c *content) take(n int64) error {
 		return fmt.Errorf("%w: an artifact of several blobs", referrerstore.ErrBusy)
 	}
 	return nil
+}
+
+// acquire waits for bytes of the budget; only a wait that is one has a span.
+func (c *content) acquire(n int64) error {
+	if c.budget.TryAcquire(n) {
+		return nil
+	}
+	ctx, span := c.tracer.start(c.ctx, "wait for memory")
+	err := c.budget.Acquire(ctx, n)
+	failed(span, Result{}, err)
+	span.End()
+	return err
 }
 
 func (c *content) forget(n int64) {

@@ -25,8 +25,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
@@ -68,6 +70,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Registerer receives the metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
+	// Tracer receives spans of the steps of requests that take work; nil makes
+	// none. What is answered from a proof has none.
+	Tracer trace.TracerProvider
 }
 
 // Background bounds work that nobody waits for. The zero value allows none.
@@ -85,8 +90,10 @@ type Executor struct {
 	policy    Policy
 	opts      Options
 	metrics   *metrics
+	tracer    tracer
 	memory    *memory
-	works     *works
+	works     *works[flightKey] // what requests wait for
+	proving   *works[proofKey]  // what those are waiting for in turn
 	hosts     *hosts
 	refreshes *refreshes
 	closed    atomic.Bool
@@ -125,8 +132,9 @@ type Result struct {
 	// Timings of the steps, for people.
 	Timings Timings
 	// Proof is the number of the proof that the result was read from, in this
-	// process; 0 if it was not read from one. Results of the same request that
-	// were read from the same proof tell the same, but for an exemption.
+	// process; 0 if it was not read from one, or from one that has ended in
+	// part. Results of the same request that were read from the same proof tell
+	// the same.
 	Proof uint64
 }
 
@@ -163,8 +171,10 @@ func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier
 		policy:    policy,
 		opts:      opts,
 		metrics:   newMetrics(opts.Registerer),
+		tracer:    newTracer(opts.Tracer),
 		memory:    newMemory(opts),
-		works:     newWorks(),
+		works:     newWorks[flightKey](),
+		proving:   newWorks[proofKey](),
 		hosts:     newHosts(opts.SubjectsAtOnce),
 		refreshes: newRefreshes(),
 		resolves:  flight.New[referrerstore.Reference, referrerstore.Subject](ctx),
@@ -172,6 +182,9 @@ func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier
 	linger := opts.Background
 	e.subjects = flight.NewBounded[flightKey, Result](ctx, flight.Bounds[flightKey]{
 		Linger: linger.MaxDuration, Number: linger.MaxFlights, Keep: e.mayLinger,
+		// A client that closes its connection has run out of patience; it, or
+		// another for it, will ask again.
+		Always: true,
 	})
 	e.verdicts = flight.NewBounded[proofKey, Result](ctx, flight.Bounds[proofKey]{
 		Linger: linger.MaxDuration, Number: linger.MaxFlights,
@@ -211,19 +224,21 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Recall answers from what is remembered, without I/O and without waiting;
-// false says that it takes [Executor.Verify].
-func (e *Executor) Recall(req Request) (Result, bool) {
-	start := time.Now()
-	pl, result, decided := e.plan(req, start)
+// Recall answers from what is remembered and believed now, without I/O and
+// without waiting; false says that it takes [Executor.Verify].
+func (e *Executor) Recall(req Request, now time.Time) (Result, bool) {
+	pl, result, decided := e.plan(req, now)
 	if !decided {
-		result, decided = e.recall(pl, start)
+		result, decided = e.recall(pl, now)
 	}
-	if !decided {
+	switch {
+	case !decided:
 		return Result{}, false
+	case result.Proof != 0:
+		e.metrics.recalled(result, pl.allowed)
+	default:
+		e.metrics.observe(result, nil)
 	}
-	result.Timings.Total = time.Since(start)
-	e.metrics.observe(result, nil)
 	return result, true
 }
 
@@ -262,11 +277,44 @@ type plan struct {
 	rule    Rule
 	serving []referrerstore.Store
 	about   proofKey // without a digest
+	recent  *recent
+	allowed prometheus.Counter // of subjects that the rule allowed by reports
 }
 
-// plan finds the rule and the stores for a request. Where they alone decide,
-// the result is whole.
+// recent is where a plan's request was answered from last, so that the next one
+// need not look for it again for a moment. Looking again tells the caches what
+// is in use.
+type recent struct{ atomic.Pointer[found] }
+
+// found is the way from a request to its proof. It is immutable, and does not
+// keep the proof in memory: that is for the replica to decide.
+type found struct {
+	subject referrerstore.Subject
+	held    weak.Pointer[remembered]
+	key     proofKey
+	until   time.Time
+}
+
+// recentFor is how long the way to a proof is not looked for again.
+const recentFor = time.Second
+
+// plan finds the rule and the stores for a request, or what it found before.
+// Where they alone decide, the result is whole.
 func (e *Executor) plan(req Request, now time.Time) (plan, Result, bool) {
+	key := req
+	key.Lane = referrerstore.LaneAdmission // whoever asks
+	if pl, ok := e.memory.plans.GetIfPresent(key); ok {
+		pl.req = req
+		return pl, Result{}, false
+	}
+	pl, result, decided := e.newPlan(req, now)
+	if !decided {
+		e.memory.plans.Set(key, pl)
+	}
+	return pl, result, decided
+}
+
+func (e *Executor) newPlan(req Request, now time.Time) (plan, Result, bool) {
 	result := Result{Request: req}
 	rule, found, err := e.policy.Match(req.Reference, req.Namespace)
 	if err != nil {
@@ -283,10 +331,7 @@ func (e *Executor) plan(req Request, now time.Time) (plan, Result, bool) {
 	if len(serving) == 0 {
 		return plan{}, result.denied(ErrNoStore), true
 	}
-	pl := plan{req: req, rule: rule, serving: serving, about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository}}
-	if e.policy.ReadsNamespaces() {
-		pl.about.namespace = req.Namespace
-	}
+	pl := plan{req: req, rule: rule, serving: serving, recent: &recent{}, allowed: e.metrics.allowed(rule.Name), about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository, rule: rule.Name}}
 	pl.about.identity = identity(serving, req.Reference.Registry)
 	return pl, result, false
 }
@@ -315,26 +360,62 @@ func (p plan) key(subject referrerstore.Subject) proofKey {
 // is refreshed behind it.
 func (e *Executor) recall(pl plan, now time.Time) (Result, bool) {
 	now = now.Round(0)
-	ref := pl.req.Reference
-	subject := unresolved(ref)
-	if led, ok := e.memory.subject(ref, now); ok {
-		if led.err != nil {
-			return pl.result().denied(led.err), true
+	way, held := pl.recent.follow(now)
+	if held == nil {
+		var denial error
+		if way, held, denial = e.lookFor(pl, now); denial != nil {
+			return pl.result().denied(denial), true
 		}
-		subject = led.subject
-	} else if ref.Digest == "" {
-		return Result{}, false
+		if held == nil {
+			return Result{}, false
+		}
+		pl.recent.Store(way)
 	}
-	key := pl.key(subject)
-	held, ok := e.memory.proof(key)
-	if !ok {
-		return Result{}, false
-	}
-	result, ok := e.read(pl, subject, held.proof, now)
+	result, ok := e.read(pl, way.subject, held.proof, now)
 	if ok {
-		e.used(key, held, pl, now)
+		e.used(way.key, held, pl, now)
 	}
 	return result, ok
+}
+
+// follow goes the way of the last request, if it still leads to the proof that
+// counts; a nil proof says that it does not.
+func (r *recent) follow(now time.Time) (*found, *remembered) {
+	way := r.Load()
+	if way == nil || !now.Before(way.until) {
+		return nil, nil
+	}
+	held := way.held.Value()
+	if held == nil || held.superseded.Load() {
+		return nil, nil
+	}
+	return way, held
+}
+
+// lookFor finds the way to a proof, nil if there is none, or that the reference
+// leads nowhere.
+func (e *Executor) lookFor(pl plan, now time.Time) (*found, *remembered, error) {
+	ref := pl.req.Reference
+	way := &found{subject: unresolved(ref), until: now.Add(recentFor)}
+	led, ok := e.memory.subject(ref, now)
+	switch {
+	case ok && led.err != nil:
+		return nil, nil, led.err
+	case ok:
+		way.subject = led.subject
+		if led.until.Before(way.until) {
+			way.until = led.until
+		}
+	case ref.Digest == "":
+		return nil, nil, nil
+	}
+	way.key = pl.key(way.subject)
+	held, ok := e.memory.proof(way.key)
+	if !ok {
+		return nil, nil, nil
+	}
+	way.held = weak.Make(held)
+	return way, held, nil
 }
 
 // read lets the policy decide on a proof.
@@ -347,7 +428,10 @@ func (e *Executor) read(pl plan, subject referrerstore.Subject, p *proof, now ti
 		return Result{}, false
 	}
 	result := pl.result()
-	result.Decision, result.Denial, result.Proof = decision, denial, p.id
+	result.Decision, result.Denial = decision, denial
+	if p.ends.IsZero() || now.Before(p.ends) {
+		result.Proof = p.id // else it tells less than it did
+	}
 	result.Subject = referrerstore.Subject{Reference: pl.req.Reference, Descriptor: p.subject}
 	result.Reports, _ = p.at(now)
 	return result, true
@@ -387,26 +471,46 @@ func (e *Executor) serving(host string) []referrerstore.Store {
 // prove finds out what is to be known of a subject, beyond what is remembered,
 // keeps it, and reads the decision from it. Anew says that the list of artifacts
 // is to be asked for even if one is remembered.
-func (e *Executor) prove(ctx context.Context, pl plan, subject referrerstore.Subject, anew bool) (Result, error) {
+func (e *Executor) prove(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject, anew bool) (Result, error) {
 	begun := time.Now().Round(0)
-	key := pl.key(subject)
-	held, err := e.memory.fetch(ctx, key, pl)
+	prior, result, ok := e.before(ctx, key, pl, subject, begun)
+	if ok && !anew {
+		return result, nil
+	}
+	g := e.gather(ctx, pl, subject, prior, anew)
+	if !g.panicked.Load() {
+		e.keep(ctx, key, g.proof(begun, e.memory.terms), pl)
+	}
+	return e.conclude(ctx, pl, g)
+}
+
+// before finds what was proven before: in the replica, or else where others may
+// have put a later proof. True says that it is enough.
+func (e *Executor) before(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject, now time.Time) (*proof, Result, bool) {
+	held, known := e.memory.proof(key)
+	if known {
+		if result, ok := e.read(pl, subject, held.proof, now); ok {
+			return held.proof, result, true
+		}
+	}
+	later, err := e.memory.fetch(ctx, key, held, pl)
 	if err != nil {
 		e.opts.Logger.WarnContext(ctx, "a proof could not be read", "error", err, "subject", subject.String())
 	}
-	var prior *proof
-	if held != nil {
-		if result, ok := e.read(pl, subject, held.proof, begun); ok && !anew {
-			return result, nil
+	if later != nil {
+		if result, ok := e.read(pl, subject, later.proof, now); ok {
+			return later.proof, result, true
 		}
-		if subject.Descriptor.MediaType == "" || subject.Descriptor.MediaType == held.subject.MediaType {
-			prior = held.proof
-		}
+		held = later
 	}
-	g := e.gather(ctx, pl, subject, prior, anew)
-	e.keep(ctx, key, g.proof(begun, e.memory.terms), pl)
-	return e.conclude(ctx, pl, g)
+	if held == nil || (subject.Descriptor.MediaType != "" && subject.Descriptor.MediaType != held.subject.MediaType) {
+		return nil, Result{}, false
+	}
+	return held.proof, Result{}, false
 }
+
+// keepTimeout bounds how long it may take to put a proof away.
+const keepTimeout = 2 * time.Second
 
 // keep remembers a proof, unless the configuration that it rests on has been
 // retired meanwhile.
@@ -414,7 +518,12 @@ func (e *Executor) keep(ctx context.Context, key proofKey, p *proof, pl plan) {
 	if p == nil || e.closed.Load() {
 		return
 	}
-	if err := e.memory.keep(context.WithoutCancel(ctx), key, p, pl); err != nil {
+	if referrerstore.WorkOf(ctx).Lane() == referrerstore.LaneAdmission {
+		p.asked.Store(p.begun.Unix())
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+	defer cancel()
+	if err := e.memory.keep(ctx, key, p, pl); err != nil {
 		e.opts.Logger.WarnContext(ctx, "a proof could not be kept", "error", err)
 	}
 }
@@ -428,10 +537,16 @@ func (e *Executor) conclude(ctx context.Context, pl plan, g *gathering) (Result,
 	if g.lost != nil {
 		return result, g.lost
 	}
+	if g.panicked.Load() {
+		return result, fmt.Errorf("%w: internal error", ErrInconclusive)
+	}
 	result.Subject = g.subject
 	result.Reports, result.Timings.Referrers = g.reports(), g.listed
 	result.Decision = g.decision
 	switch {
+	case !g.holds():
+		result.Decision = Undecided
+		return result, fmt.Errorf("verify %s: %w: what it rests on has ended meanwhile", result.Subject, ErrInconclusive)
 	case g.decision == Allowed:
 		return result, nil
 	case g.decision == Denied && len(result.Reports) == 0:

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -37,6 +38,7 @@ type gathering struct {
 	work    *referrerstore.Work
 	start   time.Time
 
+	panicked atomic.Bool
 	// resolved is closed when subject is whole, or lost says why not.
 	resolved chan struct{}
 	subject  referrerstore.Subject
@@ -68,8 +70,18 @@ type slot struct {
 	judged  int
 	state   slotState
 	owner   int // index of the store whose goroutine starts it
-	reports []verifier.Report
-	prior   []kept // what stands in for judging it
+	reports []judged
+	// Of what was proven before: what stands for judging it now, and what is
+	// believed on if judging it comes to nothing.
+	prior, fallback []kept
+}
+
+// judged is a report with the moment at which it ends; zero is never. Taken
+// says that it was proven before.
+type judged struct {
+	verifier.Report
+	until time.Time
+	taken *kept
 }
 
 type slotState int
@@ -106,18 +118,30 @@ func (e *Executor) gather(parent context.Context, pl plan, subject referrerstore
 	verifiers := e.needed(pl.rule)
 	var outer errgroup.Group
 	outer.SetLimit(len(pl.serving) + 1)
-	outer.Go(func() error {
+	outer.Go(e.safely(ctx, g, func() {
 		e.whole(parent, g) // a decision does not end it: nothing may refer to what does not exist
-		return nil
-	})
+	}))
 	for i := range pl.serving {
-		outer.Go(func() error {
-			e.gatherFrom(ctx, g, i, subject, verifiers)
-			return nil
-		})
+		outer.Go(e.safely(ctx, g, func() { e.gatherFrom(ctx, g, i, subject, verifiers) }))
 	}
 	_ = outer.Wait() // its functions return nil
 	return g
+}
+
+// safely makes a function of a group out of fn. A panic in it, of a store or a
+// policy, ends the gathering without a verdict.
+func (e *Executor) safely(ctx context.Context, g *gathering, fn func()) func() error {
+	return func() error {
+		defer func() {
+			if p := recover(); p != nil {
+				e.logPanic(ctx, "panic while gathering", p, debug.Stack(), "subject", g.pl.req.Reference.String())
+				g.panicked.Store(true)
+				g.cancel(ErrInconclusive)
+			}
+		}()
+		fn()
+		return nil
+	}
 }
 
 // whole finds what is not known yet of the subject, beside everything else.
@@ -142,7 +166,7 @@ func (g *gathering) await(ctx context.Context) (referrerstore.Subject, error) {
 	case <-g.resolved:
 		return g.subject, g.lost
 	case <-ctx.Done():
-		return g.subject, context.Cause(ctx)
+		return referrerstore.Subject{}, context.Cause(ctx)
 	}
 }
 
@@ -170,11 +194,10 @@ func (e *Executor) gatherFrom(ctx context.Context, g *gathering, index int, subj
 	})
 	for !g.over(index) {
 		for s := f.next(); s != nil; s = f.next() {
-			inner.Go(func() error {
+			inner.Go(e.safely(ctx, g, func() {
 				e.fill(ctx, g, s)
 				g.poke()
-				return nil
-			})
+			}))
 		}
 		if !f.wait(ctx) {
 			break
@@ -199,17 +222,22 @@ func (e *Executor) listFrom(ctx context.Context, g *gathering, index int, subjec
 	if !g.anew && g.prior.listHolds(g.start.Round(0), e.memory.terms) {
 		return g.relist(index, enter)
 	}
-	return e.list(ctx, g.serving[index], subject, enter)
+	traced, span := e.tracer.start(ctx, "list referrers")
+	err := e.list(traced, g.serving[index], subject, enter)
+	finishList(span, g.pl, g.serving[index], place, err)
+	return err
 }
 
 // relist enters the prior list's artifacts of one store.
 func (g *gathering) relist(index int, enter func(ocispec.Descriptor) error) error {
 	for _, a := range g.prior.artifacts {
-		if a.Store != g.serving[index].Name() {
-			continue
-		}
-		if err := enter(a.Artifact); err != nil {
-			return err
+		for _, l := range a.Listed {
+			if l.Store != g.serving[index].Name() {
+				continue
+			}
+			if err := enter(l.Artifact); err != nil {
+				return err
+			}
 		}
 	}
 	if g.prior.cut {
@@ -225,7 +253,7 @@ func (e *Executor) fill(ctx context.Context, g *gathering, s *slot) {
 		if !ok {
 			return
 		}
-		g.record(s, e.judge(ctx, g, from))
+		g.record(s, e.judgeTraced(ctx, g, from))
 	}
 }
 
@@ -293,27 +321,63 @@ func (g *gathering) admit(from source, limit int) error {
 	}
 	s.sources = append(s.sources, from)
 	if !known {
-		if prior, ok := g.prior.believed(from.artifact.Digest, g.start.Round(0), g.anew); ok && len(prior) == len(from.verifiers) {
-			s.take(prior)
-			g.decide()
-			return nil
-		}
+		s.prior = g.prior.believed(from.artifact.Digest, g.start.Round(0), g.anew)
+		s.fallback = g.prior.believed(from.artifact.Digest, g.start.Round(0), false)
 	}
-	if s.state != slotDone || s.passed() || s.prior != nil {
-		return nil
+	taken := s.take(from)
+	switch {
+	case s.state == slotDone && s.open(from):
+		s.state, s.owner = slotWaiting, from.at[0]
+		g.lists[s.owner].waiting++
+		g.pending++
+	case taken:
+		g.decide()
 	}
-	s.state, s.owner = slotWaiting, from.at[0]
-	g.lists[s.owner].waiting++
-	g.pending++
 	return nil
 }
 
-// take lets what was proven before stand for the slot's judgement.
-func (s *slot) take(prior []kept) {
-	s.prior = prior
-	for _, k := range prior {
-		s.reports = append(s.reports, k.Report)
+// take lets what was proven before of the artifact, by the same verifiers and as
+// listed now, stand for their judgement.
+func (s *slot) take(from source) (taken bool) {
+	for _, v := range from.verifiers {
+		if s.by(v.Name()) != nil {
+			continue
+		}
+		for i, k := range s.prior {
+			if k.Report.Verifier == v.Name() && sameListing(k.Report.Artifact, from.artifact) {
+				s.reports = append(s.reports, judged{Report: k.Report, until: k.Until, taken: &s.prior[i]})
+				taken = true
+			}
+		}
 	}
+	return taken
+}
+
+// sameListing compares what a list says of an artifact beside its digest, by
+// which verifiers choose.
+func sameListing(a, b ocispec.Descriptor) bool {
+	return a.Digest == b.Digest && a.MediaType == b.MediaType && a.ArtifactType == b.ArtifactType && a.Size == b.Size
+}
+
+// by is the report of a verifier, nil if there is none.
+func (s *slot) by(name string) *judged {
+	for i := range s.reports {
+		if s.reports[i].Verifier == name {
+			return &s.reports[i]
+		}
+	}
+	return nil
+}
+
+// open says whether a source could teach more: one of its verifiers has not
+// judged the artifact, or not passed it where another source may do better.
+func (s *slot) open(from source) bool {
+	for _, v := range from.verifiers {
+		if r := s.by(v.Name()); r == nil || (r.Outcome != verifier.Passed && r.taken == nil) {
+			return true
+		}
+	}
+	return false
 }
 
 // passed says whether nothing could be learnt from another source.
@@ -326,14 +390,28 @@ func (s *slot) passed() bool {
 	return len(s.reports) > 0
 }
 
+// wanted are the names of all who judge the artifact, whoever lists it, sorted.
+func (s *slot) wanted() []string {
+	var names []string
+	for _, from := range s.sources {
+		for _, v := range from.verifiers {
+			names = append(names, v.Name())
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // next hands out the slot's next source, or ends its judging and asks the
 // policy again.
 func (g *gathering) next(s *slot) (source, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if s.judged < len(s.sources) && !s.passed() && g.decision == Undecided {
+	for s.judged < len(s.sources) && g.decision == Undecided {
 		s.judged++
-		return s.sources[s.judged-1], true
+		if from := s.sources[s.judged-1]; s.open(from) {
+			return from, true
+		}
 	}
 	s.state = slotDone
 	g.lists[s.owner].running--
@@ -353,12 +431,12 @@ func (g *gathering) record(s *slot, reports []verifier.Report) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range reports {
-		at := slices.IndexFunc(s.reports, func(had verifier.Report) bool { return had.Verifier == r.Verifier })
+		had := s.by(r.Verifier)
 		switch {
-		case at < 0:
-			s.reports = append(s.reports, r)
-		case r.Outcome > s.reports[at].Outcome:
-			s.reports[at] = r
+		case had == nil:
+			s.reports = append(s.reports, judged{Report: r, until: r.ValidUntil})
+		case r.Outcome > had.Outcome || had.taken != nil:
+			*had = judged{Report: r, until: r.ValidUntil}
 		}
 	}
 }
@@ -406,8 +484,8 @@ func (g *gathering) over(index int) bool {
 // decide asks the policy and, if it will not change its mind, ends the rest.
 // Slots that are being judged are left out: another source may yet pass.
 func (g *gathering) decide() {
-	if g.decision != Undecided || (g.pl.rule.EvaluateAll && g.pending > 0) {
-		return
+	if g.decision != Undecided || (g.pl.rule.EvaluateAll && g.pending > 0) || (g.anew && !g.listsOver()) {
+		return // whoever asked for the list anew wants all of it
 	}
 	evidence := g.evidence()
 	evidence.Settled = g.pending == 0 && len(g.listErrs) == 0
@@ -417,15 +495,44 @@ func (g *gathering) decide() {
 	}
 }
 
-// evidence is what has arrived so far. It is called with mu held.
+// listsOver says whether every list has come to its end, whatever that was. It
+// is called with mu held.
+func (g *gathering) listsOver() bool {
+	for _, l := range g.lists {
+		if !l.over {
+			return false
+		}
+	}
+	return true
+}
+
+// evidence is what has arrived so far. What has ended meanwhile is a doubt. It is
+// called with mu held.
 func (g *gathering) evidence() Evidence {
+	now := time.Now().Round(0)
 	var arrived []verifier.Report
 	for _, s := range g.slots {
-		if s.state == slotDone {
-			arrived = append(arrived, s.reports...)
+		if s.state != slotDone {
+			continue
+		}
+		for _, r := range s.reports {
+			if r.Outcome == verifier.Passed && !r.until.IsZero() && !now.Before(r.until) {
+				r.Outcome = verifier.Inconclusive
+			}
+			arrived = append(arrived, r.Report)
 		}
 	}
 	return Evidence{Reports: arrived}
+}
+
+// holds says whether an allowance still holds, once all has ended: what it rests
+// on may have ended meanwhile.
+func (g *gathering) holds() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	evidence := g.evidence()
+	evidence.Settled = g.pending == 0 && len(g.listErrs) == 0
+	return g.decision != Allowed || g.pl.rule.Requirement.Decide(evidence) == Allowed
 }
 
 // reports are in the order of stores and their lists, without those that the
@@ -435,7 +542,7 @@ func (g *gathering) reports() []verifier.Report {
 	for _, s := range g.ordered() {
 		for _, r := range s.reports {
 			if g.decision == Undecided || !errors.Is(r.Reason.Err, errDecided) {
-				all = append(all, r)
+				all = append(all, r.Report)
 			}
 		}
 	}
@@ -472,7 +579,8 @@ func (g *gathering) broken() error {
 
 func (g *gathering) cut() bool { return len(g.listErrs) > 0 }
 
-// proof is what was found out for good, nil if nothing was.
+// proof is what was found out for good, now and before; nil if nothing was.
+// What could not be found out again is believed as long as it was to be.
 func (g *gathering) proof(begun time.Time, terms ProofTerms) *proof {
 	if g.lost != nil || g.subject.Descriptor.MediaType == "" {
 		return nil
@@ -481,13 +589,20 @@ func (g *gathering) proof(begun time.Time, terms ProofTerms) *proof {
 	if !g.anew && g.prior.listHolds(g.start.Round(0), terms) {
 		p.listed = g.prior.listed
 	}
-	for _, l := range g.lists {
-		if !l.whole {
-			p.listed, p.cut = time.Time{}, false
-		}
-	}
 	for _, s := range g.ordered() {
 		p.artifacts = append(p.artifacts, s.proven(begun, terms))
+	}
+	whole := !slices.ContainsFunc(g.lists, func(l listState) bool { return !l.whole })
+	if !whole {
+		p.listed, p.cut = time.Time{}, false
+	}
+	if !whole && g.prior != nil {
+		p.listed, p.cut = g.prior.listed, g.prior.cut
+		for _, a := range g.prior.artifacts {
+			if g.slots[a.digest()] == nil {
+				p.artifacts = append(p.artifacts, a)
+			}
+		}
 	}
 	if p.conclude(); p.listed.IsZero() && len(p.reports) == 0 {
 		return nil
@@ -495,22 +610,59 @@ func (g *gathering) proof(begun time.Time, terms ProofTerms) *proof {
 	return p
 }
 
-// proven keeps of a slot what is knowledge.
+// proven keeps of a slot what is knowledge: what was judged now, or before if
+// that is all there is.
 func (s *slot) proven(begun time.Time, terms ProofTerms) proven {
-	from := s.sources[0]
-	a := proven{Artifact: from.artifact, Store: from.store.Name(), Wanted: len(from.verifiers), Reports: s.prior}
-	// What a registry annotates proves nothing and has no use any more.
-	a.Artifact.Annotations = nil
-	if s.prior != nil || s.state != slotDone {
-		return a
+	a := proven{Wanted: s.wanted()}
+	for _, from := range s.sources {
+		a.Listed = append(a.Listed, listing{Store: from.store.Name(), Artifact: bare(from.artifact)})
 	}
-	for _, r := range s.reports {
-		if until, ok := terms.until(r, begun); ok && len(a.Reports) < a.Wanted {
-			r.Artifact.Annotations, r.Reason.Err = nil, nil
-			a.Reports = append(a.Reports, kept{Report: r, Until: until})
+	for _, name := range a.Wanted {
+		r := s.by(name)
+		if r != nil && r.taken != nil {
+			a.Reports = append(a.Reports, *r.taken)
+			continue
+		}
+		if r != nil && s.state == slotDone {
+			if until, ok := terms.until(r.Report, begun); ok {
+				report := r.Report
+				report.Artifact, report.Reason.Err = bare(report.Artifact), nil
+				a.Reports = append(a.Reports, kept{Report: report, Begun: begun, Until: until})
+				continue
+			}
+		}
+		for _, k := range s.fallback {
+			if k.Report.Verifier == name && s.lists(k.Report.Artifact) {
+				a.Reports = append(a.Reports, k)
+				break
+			}
 		}
 	}
 	return a
+}
+
+// lists says whether some source lists the artifact as it was judged.
+func (s *slot) lists(artifact ocispec.Descriptor) bool {
+	return slices.ContainsFunc(s.sources, func(from source) bool { return sameListing(artifact, from.artifact) })
+}
+
+// bare leaves of a descriptor's annotations only the one that orders artifacts:
+// what a registry annotates proves nothing.
+func bare(d ocispec.Descriptor) ocispec.Descriptor {
+	when := created(d)
+	d.Annotations = nil
+	if when != "" {
+		d.Annotations = map[string]string{ocispec.AnnotationCreated: when}
+	}
+	return d
+}
+
+// judgeTraced is judge with a span around it.
+func (e *Executor) judgeTraced(ctx context.Context, g *gathering, from source) []verifier.Report {
+	ctx, span := e.tracer.start(ctx, "artifact")
+	reports := e.judge(ctx, g, from)
+	finishArtifact(span, from, reports)
+	return reports
 }
 
 // judge lets every matching verifier judge one artifact, all at once, over one
@@ -524,7 +676,7 @@ func (e *Executor) judge(ctx context.Context, g *gathering, from source) []verif
 		}
 		return reports
 	}
-	content := newContent(ctx, from.store, subject, from.artifact, e.opts.Budget, e.opts.ManifestBytes)
+	content := e.newContent(ctx, from.store, subject, from.artifact)
 	defer content.release()
 	in := verifier.Input{Subject: subject, Artifact: from.artifact, Content: content}
 	var group errgroup.Group

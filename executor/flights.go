@@ -13,8 +13,8 @@ import (
 
 // flightKey is what makes two requests the same one.
 type flightKey struct {
-	ref       referrerstore.Reference
-	namespace string // empty where no rule of the policy reads it
+	ref  referrerstore.Reference
+	rule string // that the namespace leads to
 }
 
 // mayLinger says whether work for a request goes on when nobody waits: not for
@@ -27,9 +27,10 @@ func (e *Executor) mayLinger(key flightKey) bool {
 // await joins the work on the request, or begins it, and waits until it is done
 // or ctx ends, or until it is sure that ctx will end first.
 func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, error) {
-	key := flightKey{ref: pl.req.Reference, namespace: pl.about.namespace}
+	key := flightKey{ref: pl.req.Reference, rule: pl.about.rule}
 	work := e.works.join(key, pl.req.Lane, now)
 	defer e.works.part(key, pl.req.Lane)
+	ctx, span := e.tracer.join(ctx, "subject")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if deadline, ok := ctx.Deadline(); ok {
@@ -42,9 +43,12 @@ func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, e
 	result, err := e.subjects.Do(ctx, key, func(own context.Context) (Result, error) {
 		e.works.join(key, referrerstore.LaneBackground, now)
 		defer e.works.part(key, referrerstore.LaneBackground)
-		return e.find(referrerstore.WithWork(own, work), pl)
+		return e.find(referrerstore.WithWork(e.tracer.aboard(own, span), work), pl)
 	})
 	result.Request, result.Rule = pl.req, pl.rule.Name
+	if result.Proof != 0 {
+		e.touch(pl, result, now.Round(0))
+	}
 	switch panicked, ok := errors.AsType[*flight.PanicError](err); {
 	case ok:
 		err = e.panicked(ctx, panicked.Value, panicked.Stack, pl.req)
@@ -53,7 +57,16 @@ func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, e
 	case err != nil && ctx.Err() != nil:
 		err = e.late(pl, err)
 	}
+	finishSubject(span, result, err)
 	return result, err
+}
+
+// touch notes that a result was read from a proof after all.
+func (e *Executor) touch(pl plan, result Result, now time.Time) {
+	key := pl.key(result.Subject)
+	if held, ok := e.memory.proof(key); ok && held.id == result.Proof {
+		e.used(key, held, pl, now)
+	}
 }
 
 // late says why time ran out, if that is the registry's bound on the rate.
@@ -78,7 +91,7 @@ func (e *Executor) panicked(ctx context.Context, value any, stack []byte, req Re
 // find resolves the reference and joins the work on its subject, or begins it:
 // other references may lead to the same.
 func (e *Executor) find(ctx context.Context, pl plan) (Result, error) {
-	leave, err := e.hosts.enter(ctx, pl.req.Reference.Registry)
+	leave, err := e.enter(ctx, pl)
 	if err != nil {
 		return pl.result(), err
 	}
@@ -92,16 +105,48 @@ func (e *Executor) find(ctx context.Context, pl plan) (Result, error) {
 	if err != nil {
 		return pl.result(), err
 	}
-	work := referrerstore.WorkOf(ctx)
-	result, err := e.verdicts.Do(ctx, pl.key(subject), func(own context.Context) (Result, error) {
-		return e.prove(referrerstore.WithWork(own, work), pl, subject, false)
-	})
+	result, err := e.settle(ctx, pl, subject)
 	result.Timings.Resolve = took
 	if result.Subject.Descriptor.Digest != "" {
 		// Of two references to one subject this is the one that was asked for.
 		result.Subject.Reference = pl.req.Reference
 	}
 	return result, err
+}
+
+// settle joins the work on a subject, or begins it. The same digest met under
+// another media type is another subject.
+func (e *Executor) settle(ctx context.Context, pl plan, subject referrerstore.Subject) (Result, error) {
+	key, mediaType := pl.key(subject), subject.Descriptor.MediaType
+	result, err := e.share(ctx, key, pl, subject)
+	if found := result.Subject.Descriptor.MediaType; mediaType == "" || found == "" || found == mediaType {
+		return result, err
+	}
+	key.mediaType = mediaType
+	return e.share(ctx, key, pl, subject)
+}
+
+func (e *Executor) share(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject) (Result, error) {
+	now := time.Now()
+	work := e.proving.join(key, referrerstore.LaneBackground, now)
+	defer e.proving.part(key, referrerstore.LaneBackground)
+	defer work.Follow(referrerstore.WorkOf(ctx))()
+	ctx, span := e.tracer.join(ctx, "prove")
+	result, err := e.verdicts.Do(ctx, key, func(own context.Context) (Result, error) {
+		e.proving.join(key, referrerstore.LaneBackground, now)
+		defer e.proving.part(key, referrerstore.LaneBackground)
+		return e.prove(referrerstore.WithWork(e.tracer.aboard(own, span), work), key, pl, subject, false)
+	})
+	finish(span, pl, err)
+	return result, err
+}
+
+// enter waits for a place among the subjects of the host.
+func (e *Executor) enter(ctx context.Context, pl plan) (leave func(), err error) {
+	ctx, span := e.tracer.start(ctx, "wait for a place")
+	leave, err = e.hosts.enter(ctx, pl.req.Reference.Registry)
+	finish(span, pl, err)
+	return leave, err
 }
 
 // resolve finds what a tag means, at most once at a time. What a pinned
@@ -123,9 +168,10 @@ func (e *Executor) resolve(ctx context.Context, pl plan) (referrerstore.Subject,
 // have.
 func (e *Executor) lookUp(ctx context.Context, pl plan) (referrerstore.Subject, error) {
 	ref, work := pl.req.Reference, referrerstore.WorkOf(ctx)
-	return e.resolves.Do(ctx, ref, func(own context.Context) (referrerstore.Subject, error) {
+	ctx, span := e.tracer.join(ctx, "resolve")
+	subject, err := e.resolves.Do(ctx, ref, func(own context.Context) (referrerstore.Subject, error) {
 		begun := time.Now()
-		subject, err := pl.serving[0].Resolve(referrerstore.WithWork(own, work), ref)
+		subject, err := pl.serving[0].Resolve(referrerstore.WithWork(e.tracer.aboard(own, span), work), ref)
 		if err == nil && ref.Digest != "" && subject.Descriptor.Digest != ref.Digest {
 			err = referrerstore.ErrDigestMismatch
 		}
@@ -137,4 +183,6 @@ func (e *Executor) lookUp(ctx context.Context, pl plan) (referrerstore.Subject, 
 		}
 		return subject, err
 	})
+	finishResolve(span, pl, err)
+	return subject, err
 }

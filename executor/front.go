@@ -3,6 +3,7 @@ package executor
 import (
 	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,6 +21,8 @@ const (
 	hedgeFactor  = 3
 	hedgeLeast   = 100 * time.Millisecond
 	hedgeUnknown = 500 * time.Millisecond
+	// hedgeThrottled is for hosts that limit the rate.
+	hedgeThrottled = 5 * time.Second
 )
 
 // front decides which artifacts of one store are judged now: as many as the
@@ -42,7 +45,8 @@ func (e *Executor) newFront(g *gathering, index int) *front {
 	f.timer.Stop()
 	about := referrerstore.About(g.serving[index], g.pl.req.Reference.Registry)
 	switch {
-	case about.Throttled: // whoever is spared is not asked twice
+	case about.Throttled: // whoever is spared is not asked twice so soon
+		f.hedge = hedgeThrottled
 	case about.Usual > 0:
 		f.hedge = requestsPerArtifact*hedgeFactor*about.Usual + hedgeLeast
 	default:
@@ -112,9 +116,7 @@ func (f *front) next() *slot {
 	best.state = slotRunning
 	l.waiting--
 	l.running++
-	if f.hedge > 0 {
-		f.timer.Reset(f.hedge)
-	}
+	f.timer.Reset(f.hedge)
 	return best
 }
 
@@ -144,12 +146,7 @@ func (f *front) choose(over bool) *slot {
 
 // wants says whether any verifier of the slot is one of which enough is needed.
 func (s *slot) wants(needs map[string]int, enough func(name string, n int) bool) bool {
-	for _, v := range s.sources[0].verifiers {
-		if n := needs[v.Name()]; n > 0 && enough(v.Name(), n) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.wanted(), func(name string) bool { return needs[name] > 0 && enough(name, needs[name]) })
 }
 
 // underWay counts the artifacts that are being judged, by verifier. It is called
@@ -160,8 +157,8 @@ func (g *gathering) underWay() map[string]int {
 		if s.state != slotRunning {
 			continue
 		}
-		for _, v := range s.sources[0].verifiers {
-			running[v.Name()]++
+		for _, name := range s.wanted() {
+			running[name]++
 		}
 	}
 	return running

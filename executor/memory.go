@@ -33,6 +33,7 @@ type memory struct {
 	store      ProofStore // nil keeps nothing beyond the replica
 	proofs     *otter.Cache[proofKey, *remembered]
 	subjects   *otter.Cache[referrerstore.Reference, resolved]
+	plans      *otter.Cache[Request, plan] // of which nothing changes
 	tagTTL     time.Duration
 	ids        atomic.Uint64
 }
@@ -42,6 +43,8 @@ type memory struct {
 type remembered struct {
 	*proof
 	plan plan
+	// superseded says that there is a later proof, or that this one is gone.
+	superseded atomic.Bool
 }
 
 // resolved is where a reference led to, or that it led nowhere.
@@ -51,8 +54,12 @@ type resolved struct {
 	until   time.Time
 }
 
-// subjectsBytes bounds what references led to: about 4,000 of them.
-const subjectsBytes = 2 << 20
+// subjectsBytes bounds what references led to, and plansBytes what the
+// configuration says of them: about 4,000 each.
+const subjectsBytes, plansBytes = 2 << 20, 2 << 20
+
+// maxProofBytes bounds a proof that is read: a hundred artifacts have less.
+const maxProofBytes = 4 << 20
 
 // newMemory makes a memory of which the replica takes at most bytes.
 func newMemory(opts Options) *memory {
@@ -62,15 +69,24 @@ func newMemory(opts Options) *memory {
 	m.proofs = otter.Must(&otter.Options[proofKey, *remembered]{
 		MaximumWeight: uint64(max(opts.ReplicaBytes, 1)),
 		Weigher: func(key proofKey, r *remembered) uint32 {
-			return uint32(min(r.bytes+int64(len(key.repository)+len(key.namespace)), 1<<30)) //nolint:gosec // bounded
+			return uint32(min(r.bytes+int64(len(key.repository)+len(key.rule)), 1<<30)) //nolint:gosec // bounded
 		},
-		Executor: func(task func()) { task() },
+		OnAtomicDeletion: func(e otter.DeletionEvent[proofKey, *remembered]) { e.Value.superseded.Store(true) },
+		Executor:         func(task func()) { task() },
 	})
 	m.subjects = otter.Must(&otter.Options[referrerstore.Reference, resolved]{
 		MaximumWeight: subjectsBytes,
 		Weigher: func(ref referrerstore.Reference, _ resolved) uint32 {
 			const overhead = 384
 			return uint32(overhead + len(ref.Registry) + len(ref.Repository) + len(ref.Tag)) //nolint:gosec // references are bounded
+		},
+		Executor: func(task func()) { task() },
+	})
+	m.plans = otter.Must(&otter.Options[Request, plan]{
+		MaximumWeight: plansBytes,
+		Weigher: func(req Request, _ plan) uint32 {
+			const overhead = 448
+			return uint32(overhead + len(req.Reference.Registry) + len(req.Reference.Repository) + len(req.Reference.Tag) + len(req.Namespace)) //nolint:gosec // references are bounded
 		},
 		Executor: func(task func()) { task() },
 	})
@@ -85,14 +101,18 @@ func (m *memory) proof(key proofKey) (*remembered, bool) {
 	return m.proofs.GetIfPresent(key)
 }
 
-// fetch looks where proofs are kept, for what the replica does not have.
-func (m *memory) fetch(ctx context.Context, key proofKey, pl plan) (*remembered, error) {
-	if r, ok := m.proof(key); ok || m.store == nil || !m.remembersProofs() {
-		return r, nil
+// fetch looks where proofs are kept for one that is later than what the replica
+// has, which may be nil.
+func (m *memory) fetch(ctx context.Context, key proofKey, held *remembered, pl plan) (*remembered, error) {
+	if m.store == nil || !m.remembersProofs() {
+		return nil, nil
 	}
 	data, err := m.store.Get(ctx, m.name(key))
 	if err != nil || data == nil {
 		return nil, err
+	}
+	if len(data) > maxProofBytes {
+		return nil, fmt.Errorf("read a proof: %d bytes, at most %d", len(data), maxProofBytes)
 	}
 	p, err := decodeProof(data)
 	if err != nil {
@@ -101,6 +121,9 @@ func (m *memory) fetch(ctx context.Context, key proofKey, pl plan) (*remembered,
 	if p.subject.Digest != key.digest {
 		return nil, fmt.Errorf("read a proof: it is of %s, not %s", p.subject.Digest, key.digest)
 	}
+	if held != nil && !p.begun.After(held.begun) {
+		return nil, nil
+	}
 	return m.replicate(key, p, pl), nil
 }
 
@@ -108,7 +131,7 @@ func (m *memory) replicate(key proofKey, p *proof, pl plan) *remembered {
 	p.id = m.ids.Add(1)
 	r := &remembered{proof: p, plan: pl}
 	if former, ok := m.proofs.GetIfPresent(key); ok {
-		p.asked.Store(former.asked.Load())
+		p.asked.Store(max(p.asked.Load(), former.asked.Load()))
 	}
 	m.proofs.Set(key, r)
 	return r
@@ -134,7 +157,7 @@ func (m *memory) keep(ctx context.Context, key proofKey, p *proof, pl plan) erro
 // bound to, hashed, so that no name that a pod's author chose is in it.
 func (m *memory) name(key proofKey) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{
-		"proof/1", m.generation, key.registry, key.repository, key.digest.String(), key.namespace, key.identity,
+		"proof/1", m.generation, key.registry, key.repository, key.digest.String(), key.mediaType, key.rule, key.identity,
 	}, "\n")))
 	return hex.EncodeToString(sum[:])
 }

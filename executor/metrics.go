@@ -19,19 +19,38 @@ type metrics struct {
 	exemptions *prometheus.CounterVec
 	recalls    *prometheus.CounterVec
 	refreshes  *prometheus.CounterVec
+
+	// Those of every request, found once.
+	durations [3]prometheus.Observer // by Decision
+	hit, miss prometheus.Counter
+}
+
+// recalled counts a result that was read from a proof, which takes no time.
+func (m *metrics) recalled(r Result, allowed prometheus.Counter) {
+	m.hit.Inc()
+	if r.Decision == Allowed {
+		allowed.Inc()
+		return
+	}
+	m.subjects.WithLabelValues(r.Rule, r.Decision.String(), string(Explain(r, nil).Code)).Inc()
+}
+
+// allowed counts what a rule allowed by reports.
+func (m *metrics) allowed(rule string) prometheus.Counter {
+	return m.subjects.WithLabelValues(rule, Allowed.String(), string(CodeAllowed))
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
 	buckets := prometheus.ExponentialBuckets(0.001, 2, 13)
-	return &metrics{
+	m := &metrics{
 		subjects: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "gatehouse_subjects_total",
 			Help: "Subjects decided on, by rule, decision and code; decision is undecided where no verdict was reached.",
 		}, []string{"rule", "decision", "code"}),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "gatehouse_subject_duration_seconds", Buckets: buckets,
-			Help: "Time from a request for a subject to its decision.",
+			Help: "Time from a request for a subject to its decision, if it took work.",
 		}, []string{"decision"}),
 		artifacts: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "gatehouse_artifacts_total",
@@ -54,6 +73,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Proofs that were proven again in the background, by outcome: proven, or failed and so left as they were.",
 		}, []string{"outcome"}),
 	}
+	for _, decision := range []Decision{Undecided, Denied, Allowed} {
+		m.durations[decision] = m.duration.WithLabelValues(decision.String())
+	}
+	m.hit, m.miss = m.recalls.WithLabelValues("hit"), m.recalls.WithLabelValues("miss")
+	return m
 }
 
 // watch shows what the executor holds at the moment of a scrape.
@@ -84,8 +108,12 @@ func (m *metrics) refreshed(err error) {
 
 func (m *metrics) observe(r Result, err error) {
 	m.subjects.WithLabelValues(r.Rule, r.Decision.String(), string(codeOf(r, err))).Inc()
-	m.recalls.WithLabelValues(recalled(r)).Inc()
-	m.duration.WithLabelValues(r.Decision.String()).Observe(r.Timings.Total.Seconds())
+	if r.Proof != 0 {
+		m.hit.Inc()
+	} else {
+		m.miss.Inc()
+		m.durations[r.Decision].Observe(r.Timings.Total.Seconds())
+	}
 	if r.Exemption != nil && r.Decision == Allowed {
 		m.exemptions.WithLabelValues(r.Rule).Inc()
 	}
@@ -103,11 +131,4 @@ func codeOf(r Result, err error) verifier.Code {
 		return CodeAllowed
 	}
 	return Explain(r, err).Code
-}
-
-func recalled(r Result) string {
-	if r.Proof != 0 {
-		return "hit"
-	}
-	return "miss"
 }

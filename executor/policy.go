@@ -16,9 +16,6 @@ type Policy interface {
 	// that no rule matches, which denies. An empty namespace is none: where
 	// rules name namespaces, ErrNamespaceMissing denies such a request.
 	Match(ref referrerstore.Reference, namespace string) (Rule, bool, error)
-	// ReadsNamespaces says whether any rule names namespaces: if none does,
-	// an image is the same one in all of them.
-	ReadsNamespaces() bool
 }
 
 // Rule is what a policy demands of the images that it matches: exactly one of

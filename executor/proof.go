@@ -2,7 +2,9 @@ package executor
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -35,8 +37,13 @@ type ProofTerms struct {
 type proofKey struct {
 	registry, repository string
 	digest               digest.Digest
-	// namespace is empty where no rule of the policy reads it.
-	namespace string
+	// mediaType is empty for the first one that the digest was met with, and
+	// set for any other: the same bytes under another type are another thing.
+	mediaType string
+	// rule is what the namespace leads to. It says which verifiers judge, and
+	// those do not see the namespace itself: what was proven for a rule holds in
+	// all namespaces of the rule.
+	rule string
 	// identity is whose credentials the stores show.
 	identity string
 }
@@ -69,18 +76,34 @@ type proof struct {
 
 // proven is an artifact with what came of it.
 type proven struct {
-	Artifact ocispec.Descriptor `json:"artifact"`
-	// Store is the name of the store that listed it first.
-	Store string `json:"store"`
-	// Wanted is how many verifiers judge it.
-	Wanted  int    `json:"wanted"`
-	Reports []kept `json:"reports,omitempty"`
+	// Listed says who listed it, and as what.
+	Listed []listing `json:"listed"`
+	// Wanted are the names of the verifiers that judge it, sorted.
+	Wanted  []string `json:"wanted"`
+	Reports []kept   `json:"reports,omitempty"`
 }
 
-// kept is a report and the moment from which it is not believed any more.
+// listing is what one store says of an artifact.
+type listing struct {
+	Store    string             `json:"store"`
+	Artifact ocispec.Descriptor `json:"artifact"`
+}
+
+// kept is a report, when the work on it began, and the moment from which it is
+// not believed any more.
 type kept struct {
 	Report verifier.Report `json:"report"`
+	Begun  time.Time       `json:"begun"`
 	Until  time.Time       `json:"until"`
+}
+
+func (a proven) digest() digest.Digest { return a.Listed[0].Artifact.Digest }
+
+// judged says whether all who judge the artifact have.
+func (a proven) judged() bool {
+	return !slices.ContainsFunc(a.Wanted, func(name string) bool {
+		return !slices.ContainsFunc(a.Reports, func(k kept) bool { return k.Report.Verifier == name })
+	})
 }
 
 // conclude draws from the artifacts what reading a proof needs.
@@ -88,8 +111,8 @@ func (p *proof) conclude() *proof {
 	p.judged = true
 	p.bytes = proofOverhead
 	for _, a := range p.artifacts {
-		p.judged = p.judged && len(a.Reports) == a.Wanted
-		p.bytes += descriptorCost
+		p.judged = p.judged && a.judged()
+		p.bytes += int64(descriptorCost * len(a.Listed))
 		for _, k := range a.Reports {
 			p.reports = append(p.reports, k.Report)
 			p.bytes += reportCost(k.Report)
@@ -134,46 +157,65 @@ func (p *proof) at(now time.Time) (reports []verifier.Report, judged bool) {
 	return reports, false
 }
 
-// believed are the reports on one artifact that hold at a moment, if all that
-// judge it have one. Renew leaves out what is near its end.
-func (p *proof) believed(artifact digest.Digest, now time.Time, renew bool) ([]kept, bool) {
+// believed are the reports on one artifact that hold at a moment. Renew leaves
+// out what is near its end.
+func (p *proof) believed(artifact digest.Digest, now time.Time, renew bool) []kept {
 	if p == nil {
-		return nil, false
+		return nil
 	}
+	var held []kept
 	for _, a := range p.artifacts {
-		if a.Artifact.Digest != artifact {
+		if a.digest() != artifact {
 			continue
 		}
 		for _, k := range a.Reports {
-			left := k.Until.Sub(now)
-			if left <= 0 || (renew && float64(left) <= float64(k.Until.Sub(p.begun))*earliestRefresh) {
-				return nil, false
+			if left := k.Until.Sub(now); left > 0 && (!renew || float64(left) > float64(k.Until.Sub(k.Begun))*earliestRefresh) {
+				held = append(held, k)
 			}
 		}
-		return a.Reports, len(a.Reports) == a.Wanted
 	}
-	return nil, false
+	return held
 }
 
+// ahead says that the proof is of a time that is still to come: a clock that was
+// put back would make it last.
+func (p *proof) ahead(now time.Time) bool { return p.begun.After(now.Add(time.Minute)) }
+
 // listHolds says whether the list is young enough to be gone by without asking
-// for it again. That there is nothing is believed for less.
+// for it again: for less where what is on it was not enough.
 func (p *proof) listHolds(now time.Time, terms ProofTerms) bool {
-	if p == nil || p.listed.IsZero() {
+	if p == nil || p.listed.IsZero() || p.ahead(now) {
 		return false
 	}
 	ttl := terms.DeniedTTL
 	if terms.ListTTL > 0 {
 		ttl = min(ttl, terms.ListTTL)
 	}
-	if len(p.artifacts) == 0 {
+	if p.judged && !failedAny(p.reports) {
 		ttl = terms.AbsentTTL
 	}
 	return now.Before(p.listed.Add(ttl))
 }
 
+func failedAny(reports []verifier.Report) bool {
+	return slices.ContainsFunc(reports, func(r verifier.Report) bool { return r.Outcome == verifier.Failed })
+}
+
+// denialTTL is how long a denial is believed: briefly if it only says that
+// something is missing, which may be on its way.
+func (t ProofTerms) denialTTL(reports []verifier.Report, cut bool) time.Duration {
+	if cut || failedAny(reports) {
+		return t.DeniedTTL
+	}
+	return t.AbsentTTL
+}
+
 // read lets the rule decide on the proof as it is believed at a moment. False
 // says that it is not enough: something has ended or was never found out.
 func (p *proof) read(rule Rule, now time.Time, terms ProofTerms) (decision Decision, denial error, ok bool) {
+	if p.ahead(now) {
+		return Undecided, nil, false
+	}
 	reports, judged := p.at(now)
 	whole := !p.listed.IsZero() && now.Before(p.listed.Add(terms.TTL))
 	if rule.EvaluateAll && (!judged || !whole) {
@@ -192,11 +234,7 @@ func (p *proof) read(rule Rule, now time.Time, terms ProofTerms) (decision Decis
 	default:
 		denial = ErrRequirement
 	}
-	ttl := terms.DeniedTTL
-	if len(reports) == 0 {
-		ttl = terms.AbsentTTL
-	}
-	return Denied, denial, now.Before(p.since().Add(ttl))
+	return Denied, denial, now.Before(p.since().Add(terms.denialTTL(reports, p.cut)))
 }
 
 // since is the moment that what the proof says goes back to.
@@ -262,15 +300,28 @@ func decodeProof(data []byte) (*proof, error) {
 		return nil, fmt.Errorf("read a proof: %w", err)
 	}
 	for _, a := range s.Artifacts {
-		if a.Wanted < 1 || len(a.Reports) > a.Wanted {
-			return nil, fmt.Errorf("read a proof: %d reports where %d are wanted", len(a.Reports), a.Wanted)
-		}
-		for _, k := range a.Reports {
-			if k.Report.Outcome != verifier.Passed && k.Report.Outcome != verifier.Failed {
-				return nil, fmt.Errorf("read a proof: outcome %d", k.Report.Outcome)
-			}
+		if err := a.check(); err != nil {
+			return nil, fmt.Errorf("read a proof: %w", err)
 		}
 	}
 	p := &proof{subject: s.Subject, begun: s.Begun, listed: s.Listed, cut: s.Cut, artifacts: s.Artifacts}
 	return p.conclude(), nil
+}
+
+func (a proven) check() error {
+	if len(a.Listed) == 0 || len(a.Wanted) == 0 {
+		return errors.New("an artifact that nobody lists or judges")
+	}
+	seen := make(map[string]bool)
+	for _, k := range a.Reports {
+		name := k.Report.Verifier
+		if seen[name] || !slices.Contains(a.Wanted, name) {
+			return fmt.Errorf("a report of %q, who does not judge the artifact, or has", name)
+		}
+		seen[name] = true
+		if k.Report.Outcome != verifier.Passed && k.Report.Outcome != verifier.Failed {
+			return fmt.Errorf("outcome %d", k.Report.Outcome)
+		}
+	}
+	return nil
 }

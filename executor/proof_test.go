@@ -92,7 +92,7 @@ func TestProofAnswersAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, every, remembering(), "pass a", "pass b")
-		if _, ok := s.Recall(request(t, image)); ok {
+		if _, ok := s.Recall(request(t, image), time.Now()); ok {
 			t.Error("recalled what nobody has proven")
 		}
 		first := s.expect(t, image, executor.Allowed, storetest.Counts{Resolve: 1, Referrers: 1, Fetch: 4})
@@ -104,7 +104,7 @@ func TestProofAnswersAlone(t *testing.T) {
 		if diff := cmp.Diff(first, second, ignore); diff != "" {
 			t.Errorf("what is remembered differs (-first +second):\n%s", diff)
 		}
-		recalled, ok := s.Recall(request(t, image))
+		recalled, ok := s.Recall(request(t, image), time.Now())
 		if diff := cmp.Diff(second, recalled, cmpopts.IgnoreFields(executor.Result{}, "Timings"), cmpopts.EquateErrors()); !ok || diff != "" || recalled.Proof == 0 {
 			t.Errorf("recalled %v:\n%s", ok, diff)
 		}
@@ -192,7 +192,7 @@ func TestProofEnds(t *testing.T) {
 				pinned := "registry.example/app@" + s.subject.Descriptor.Digest.String()
 				s.expect(t, image, test.decision, test.first)
 				time.Sleep(test.held - time.Nanosecond)
-				if _, ok := s.Recall(request(t, pinned)); !ok {
+				if _, ok := s.Recall(request(t, pinned), time.Now()); !ok {
 					t.Errorf("forgotten before %s", test.held)
 				}
 				synctest.Wait() // for a refresh that this may have begun
@@ -234,7 +234,9 @@ type ending struct {
 
 func (e *ending) Verify(ctx context.Context, in verifier.Input) (verifier.Report, error) {
 	r, err := e.scripted.Verify(ctx, in)
-	r.ValidUntil = e.until
+	if time.Now().Before(e.until) {
+		r.ValidUntil = e.until
+	}
 	return r, err
 }
 
@@ -480,7 +482,7 @@ func TestListIsRefreshedInUse(t *testing.T) {
 		s.store.AddReferrer(s.subject, sigType, blob("fail"))
 		time.Sleep(17 * time.Second)
 		cost := s.asked(func() {
-			if got, _ := s.Recall(request(t, pinned)); got.Decision != executor.Allowed {
+			if got, _ := s.Recall(request(t, pinned), time.Now()); got.Decision != executor.Allowed {
 				t.Errorf("%v, want the answer from the proof", got.Decision)
 			}
 			synctest.Wait()
@@ -493,19 +495,15 @@ func TestListIsRefreshedInUse(t *testing.T) {
 }
 
 // A proof is refreshed before it ends if admission asked for it within its
-// life, not if an audit did, and not if nobody did.
+// life, not if only an audit did.
 func TestProofIsRefreshedBeforeItsEnd(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		ask       func(executor.Request) (executor.Request, bool)
+		lane      referrerstore.Lane
 		refreshed bool
 	}{
-		"admission": {func(r executor.Request) (executor.Request, bool) { return r, true }, true},
-		"audit": {func(r executor.Request) (executor.Request, bool) {
-			r.Lane = referrerstore.LaneBackground
-			return r, true
-		}, false},
-		"nobody": {func(r executor.Request) (executor.Request, bool) { return r, false }, false},
+		"admission": {referrerstore.LaneAdmission, true},
+		"audit":     {referrerstore.LaneBackground, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -519,13 +517,12 @@ func TestProofIsRefreshedBeforeItsEnd(t *testing.T) {
 				defer running.Wait()
 				defer cancel()
 				pinned := request(t, "registry.example/app@"+s.subject.Descriptor.Digest.String())
+				pinned.Lane = test.lane
 				if _, err := s.Verify(t.Context(), pinned); err != nil {
 					t.Fatal(err)
 				}
-				if req, asks := test.ask(pinned); asks {
-					if _, ok := s.Recall(req); !ok {
-						t.Fatal("forgotten")
-					}
+				if _, ok := s.Recall(pinned, time.Now()); !ok {
+					t.Fatal("forgotten")
 				}
 				cost := s.asked(func() {
 					time.Sleep(time.Hour - time.Second)
@@ -539,7 +536,7 @@ func TestProofIsRefreshedBeforeItsEnd(t *testing.T) {
 					t.Errorf("asked %+v before the end, want %+v", cost, want)
 				}
 				time.Sleep(2 * time.Second)
-				if _, ok := s.Recall(pinned); ok != test.refreshed {
+				if _, ok := s.Recall(pinned, time.Now()); ok != test.refreshed {
 					t.Errorf("believed after an hour: %v", ok)
 				}
 			})

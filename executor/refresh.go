@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/verifier"
 )
 
 const (
@@ -55,8 +56,9 @@ func (e *Executor) used(key proofKey, held *remembered, pl plan, now time.Time) 
 		return
 	}
 	held.asked.Store(now.Unix())
-	ttl := e.memory.terms.ListTTL
-	if ttl <= 0 || held.listed.IsZero() || now.Before(held.listed.Add(ttl+jitter(held.id, ttl/4))) {
+	// A list that was left early, because what was on it was enough, ages too.
+	ttl, since := e.memory.terms.ListTTL, held.since()
+	if ttl <= 0 || now.Before(since.Add(ttl)) || now.Before(since.Add(ttl+jitter(held.id, ttl/4))) {
 		return
 	}
 	e.refresh(key, held, now)
@@ -71,27 +73,29 @@ func jitter(id uint64, span time.Duration) time.Duration {
 // tried not long ago, or too much of it is done for the host.
 func (e *Executor) refresh(key proofKey, held *remembered, now time.Time) {
 	next := held.refreshing.Load()
-	if now.Unix() < next || !held.refreshing.CompareAndSwap(next, now.Add(refreshPause).Unix()) {
+	if now.Unix() < next || referrerstore.About(held.plan.serving[0], key.registry).Unnamed || !e.refreshes.enter(key.registry) {
 		return
 	}
-	if referrerstore.About(held.plan.serving[0], key.registry).Unnamed || !e.refreshes.enter(key.registry) {
+	if !held.refreshing.CompareAndSwap(next, now.Add(refreshPause).Unix()) {
+		e.refreshes.leave(key.registry)
 		return
 	}
 	subject := referrerstore.Subject{Reference: held.plan.req.Reference, Descriptor: held.subject}
-	work := referrerstore.NewWork(now, referrerstore.LaneBackground)
+	work := e.proving.join(key, referrerstore.LaneBackground, now)
 	started := e.verdicts.Start(key, func(own context.Context) (Result, error) {
 		defer e.refreshes.leave(key.registry)
-		own = referrerstore.WithWork(own, work)
-		leave, err := e.hosts.enter(own, key.registry)
-		if err != nil {
-			return Result{}, err
-		}
-		defer leave()
-		result, err := e.prove(own, held.plan, subject, true)
+		defer e.proving.part(key, referrerstore.LaneBackground)
+		own, span := e.tracer.start(own, "refresh")
+		defer span.End()
+		// It takes no place among the subjects of the host: those who have one
+		// may be waiting for this.
+		result, err := e.prove(referrerstore.WithWork(own, work), key, held.plan, subject, true)
 		e.metrics.refreshed(err)
+		failed(span, Result{Request: held.plan.req}, err)
 		return result, err
 	})
 	if !started {
+		e.proving.part(key, referrerstore.LaneBackground)
 		e.refreshes.leave(key.registry)
 	}
 }
@@ -130,13 +134,22 @@ func (r *remembered) allows(now time.Time, terms ProofTerms) bool {
 	return ok && decision == Allowed
 }
 
-// dueAt is when a proof that passed is to be refreshed.
+// dueAt is when a proof that passed is to be refreshed: when the first of its
+// reports, or else the list that they are on, comes near its end.
 func (p *proof) dueAt(terms ProofTerms) time.Time {
-	end := p.begun.Add(terms.TTL)
-	if !p.ends.IsZero() && p.ends.Before(end) {
-		end = p.ends
+	due := p.dueOf(p.since(), p.since().Add(terms.TTL))
+	for _, a := range p.artifacts {
+		for _, k := range a.Reports {
+			if at := p.dueOf(k.Begun, k.Until); k.Report.Outcome == verifier.Passed && at.Before(due) {
+				due = at
+			}
+		}
 	}
-	life := end.Sub(p.begun)
-	earliest := end.Add(-time.Duration(float64(life) * earliestRefresh))
-	return earliest.Add(jitter(p.id, time.Duration(float64(life)*(earliestRefresh-latestRefresh))))
+	return due
+}
+
+// dueOf is the moment in the last part of a life at which it is renewed.
+func (p *proof) dueOf(begun, end time.Time) time.Time {
+	life := float64(end.Sub(begun))
+	return end.Add(-time.Duration(life * earliestRefresh)).Add(jitter(p.id, time.Duration(life*(earliestRefresh-latestRefresh))))
 }

@@ -11,9 +11,9 @@ import (
 // works are the pieces of work under way, shared by all who wait for them: a
 // work is in the lane of the most pressing of them, and in the background when
 // nobody waits.
-type works struct {
+type works[K comparable] struct {
 	mu  sync.Mutex // guards the field that follows it
-	all map[flightKey]*attended
+	all map[K]*attended
 }
 
 type attended struct {
@@ -22,11 +22,11 @@ type attended struct {
 	holders int // whoever waits, and the flight itself
 }
 
-func newWorks() *works { return &works{all: make(map[flightKey]*attended)} }
+func newWorks[K comparable]() *works[K] { return &works[K]{all: make(map[K]*attended)} }
 
 // join enters whoever waits, in a lane, and gives him the work. Who joined must
 // part, in the same lane.
-func (w *works) join(key flightKey, lane referrerstore.Lane, now time.Time) *referrerstore.Work {
+func (w *works[K]) join(key K, lane referrerstore.Lane, now time.Time) *referrerstore.Work {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a, ok := w.all[key]
@@ -42,7 +42,7 @@ func (w *works) join(key flightKey, lane referrerstore.Lane, now time.Time) *ref
 	return a.work
 }
 
-func (w *works) part(key flightKey, lane referrerstore.Lane) {
+func (w *works[K]) part(key K, lane referrerstore.Lane) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a := w.all[key]

@@ -18,6 +18,9 @@ var (
 	ErrRateLimited = errors.New("the registry limits the rate of requests")
 	// ErrUnavailable: DNS, connection, TLS, 5xx, or an answer that breaks off.
 	ErrUnavailable = errors.New("the registry is unavailable")
+	// ErrBrokenOff: an answer that had begun did not end. It is ErrUnavailable
+	// as well, and worth another try.
+	ErrBrokenOff = fmt.Errorf("%w: the answer breaks off", ErrUnavailable)
 	// ErrRefused: Gatehouse itself would not go there: an address, realm or
 	// redirect that the configuration does not name. The text says what to add.
 	ErrRefused = errors.New("refused by the configuration")
@@ -34,8 +37,8 @@ var (
 	// ErrTooManyReferrers: the list was cut at a bound of pages, bytes or
 	// entries; what was yielded before is valid, the rest is unknown.
 	ErrTooManyReferrers = errors.New("more referrers than the bound")
-	// ErrBusy: the bound on bytes in flight is used up.
-	ErrBusy = errors.New("the bound on bytes in flight is used up")
+	// ErrBusy: a bound on what may be under way at once is used up.
+	ErrBusy = errors.New("too much is under way")
 )
 
 // RefusedError is ErrRefused with what the configuration's author needs.

@@ -2,6 +2,7 @@ package referrerstore
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,11 +38,13 @@ const unknownLeft = 1 << 20
 // it wait. All methods are safe for concurrent use, and on nil: a request that
 // is part of no Work is an admission that began when it was made.
 type Work struct {
-	begun time.Time
-	lane  atomic.Int32
-	left  atomic.Int32
+	begun    time.Time
+	lane     atomic.Int32
+	left     atomic.Int32
+	followed atomic.Pointer[[]*Work] // never changed, only exchanged
 
 	mu       sync.Mutex // guards the fields that follow it
+	running  int
 	hold     Hold
 	watchers map[*func(Hold)]struct{}
 }
@@ -84,10 +87,18 @@ func (w *Work) Begun() time.Time {
 	return w.begun
 }
 
-// Lane is the lane that it is in at this moment.
+// Lane is the lane that it is in at this moment: the most pressing one of its own
+// and of those that it follows.
 func (w *Work) Lane() Lane {
 	if w == nil {
 		return LaneAdmission
+	}
+	if followed := w.followed.Load(); followed != nil {
+		for _, other := range *followed {
+			if other.Lane() == LaneAdmission {
+				return LaneAdmission
+			}
+		}
 	}
 	return Lane(w.lane.Load())
 }
@@ -98,6 +109,39 @@ func (w *Work) SetLane(l Lane) {
 		w.lane.Store(int32(l))
 	}
 }
+
+// Follow makes w as pressing as other, which waits for it, and lets other know of
+// w's holds, until the returned function is called. Works must not follow each
+// other in a circle.
+func (w *Work) Follow(other *Work) (stop func()) {
+	if w == nil || other == nil || w == other {
+		return func() {}
+	}
+	w.mu.Lock()
+	w.exchange(append(w.follows(), other))
+	w.mu.Unlock()
+	unwatch := w.Watch(other.SetHold)
+	return func() {
+		unwatch()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		all := w.follows()
+		if at := slices.Index(all, other); at >= 0 {
+			w.exchange(slices.Delete(all, at, at+1))
+		}
+	}
+}
+
+// follows is a copy of the works that are followed, and exchange puts another in
+// its place. Both are called with mu held.
+func (w *Work) follows() []*Work {
+	if all := w.followed.Load(); all != nil {
+		return slices.Clone(*all)
+	}
+	return nil
+}
+
+func (w *Work) exchange(all []*Work) { w.followed.Store(&all) }
 
 // Left is how many requests it is still expected to need; a large number while
 // that is not known.
@@ -129,24 +173,54 @@ func (w *Work) AddLeft(n int) {
 	}
 }
 
-// SetHold tells the Work, and who watches it, that none of its requests to a
-// registry can start before a time. The zero Hold says that one has started.
+// SetHold tells the Work, and who watches it, that a request of it cannot start
+// before a time. The zero Hold says that one has started. While another of its
+// requests is under way, which may be all that it takes, nobody is told.
 func (w *Work) SetHold(h Hold) {
 	if w == nil {
 		return
 	}
 	w.mu.Lock()
+	same := w.hold == h
 	w.hold = h
-	var tell []func(Hold)
-	if h.Err != nil {
-		for fn := range w.watchers {
-			tell = append(tell, *fn)
-		}
-	}
+	tell := w.audience(same || w.running > 0)
 	w.mu.Unlock()
 	for _, fn := range tell {
 		fn(h)
 	}
+}
+
+// Started says that a request of it is under way, until the returned function is
+// called.
+func (w *Work) Started() (ended func()) {
+	if w == nil {
+		return func() {}
+	}
+	w.mu.Lock()
+	w.running++
+	w.mu.Unlock()
+	return sync.OnceFunc(func() {
+		w.mu.Lock()
+		w.running--
+		h := w.hold
+		tell := w.audience(w.running > 0 || h.Err == nil)
+		w.mu.Unlock()
+		for _, fn := range tell {
+			fn(h)
+		}
+	})
+}
+
+// audience is who is to be told, unless nobody is. It is called with mu held.
+func (w *Work) audience(nobody bool) []func(Hold) {
+	if nobody {
+		return nil
+	}
+	tell := make([]func(Hold), 0, len(w.watchers))
+	for fn := range w.watchers {
+		tell = append(tell, *fn)
+	}
+	return tell
 }
 
 // Hold is what keeps it waiting at this moment.
@@ -159,8 +233,9 @@ func (w *Work) Hold() Hold {
 	return w.hold
 }
 
-// Watch calls fn for the present hold, if there is one, and for each that
-// comes, until the returned function is called. fn must not block.
+// Watch calls fn for the present hold, if there is one, and for each change,
+// until the returned function is called or shortly after. fn must not block; it
+// may be called by several goroutines at once.
 func (w *Work) Watch(fn func(Hold)) (stop func()) {
 	if w == nil {
 		return func() {}
@@ -171,8 +246,9 @@ func (w *Work) Watch(fn func(Hold)) (stop func()) {
 	}
 	w.watchers[&fn] = struct{}{}
 	now := w.hold
+	running := w.running > 0
 	w.mu.Unlock()
-	if now.Err != nil {
+	if now.Err != nil && !running {
 		fn(now)
 	}
 	return func() {

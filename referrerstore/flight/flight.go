@@ -52,6 +52,9 @@ type Bounds[K comparable] struct {
 	Number int
 	// Keep says for which keys; nil means all. It must not block.
 	Keep func(K) bool
+	// Always takes whoever leaves as one who ran out of time: nobody leaves for
+	// want of interest.
+	Always bool
 }
 
 // PanicError is what waiters receive when the function panicked.
@@ -124,7 +127,8 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, fn func(context.Context) (V
 	case <-ctx.Done():
 		cause := context.Cause(ctx)
 		_, late := errors.AsType[*LateError](cause)
-		g.leave(key, f, late || errors.Is(ctx.Err(), context.DeadlineExceeded))
+		late = late || errors.Is(ctx.Err(), context.DeadlineExceeded) || (g.bounds != nil && g.bounds.Always)
+		g.leave(key, f, late)
 		return zero, cause
 	}
 }

@@ -54,9 +54,11 @@ func (c *client) bearer(ctx context.Context, known *challenge, repository string
 	t, held := c.store.tokenCache.get(key, time.Now())
 	if !held {
 		var err error
-		t, err = patiently(ctx, c.store.patience, c.store.tokens, key, func(ctx context.Context) (token, error) {
-			return c.fetchToken(ctx, known, key)
+		traced, span := c.store.tracer.join(ctx, "token")
+		t, err = patiently(traced, c.store.patience, c.store.tokens, key, func(own context.Context) (token, error) {
+			return c.fetchToken(c.store.tracer.aboard(own, traced), known, key)
 		})
+		finish(span, err)
 		if err != nil {
 			return authorization{}, classify(ctx, fmt.Errorf("token for %s: %w", repository, err))
 		}

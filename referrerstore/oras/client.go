@@ -47,9 +47,6 @@ type client struct {
 	source *credential.Keeper // of credentials; nil without
 	base   url.URL            // scheme and host that requests go to
 
-	requests *governor.Host // says when a request may go to the host
-	asking   *governor.Host // the same for its token service
-
 	tokenSlots   *semaphore.Weighted // of requests for tokens
 	tokensWanted atomic.Int64        // under way, or waiting for a slot
 
@@ -91,12 +88,20 @@ func (s *Store) newClient(key clientKey, source *credential.Keeper) *client {
 	c := &client{
 		store: s, key: key, source: source,
 		base:       s.base(key.host),
-		requests:   s.governor.Host(governor.Key{Host: key.host, Identity: key.identity}),
-		asking:     s.governor.Host(governor.Key{Host: key.host, Identity: key.identity, Kind: string(kindToken)}),
 		tokenSlots: semaphore.NewWeighted(maxTokenRequests),
 	}
 	c.lastUsed.Store(time.Now().UnixNano())
 	return c
+}
+
+// requests says when a request may go to the host, and asking when one may go to
+// its token service.
+func (c *client) requests() *governor.Host {
+	return c.store.governor.Host(governor.Key{Host: c.key.host, Identity: c.key.identity})
+}
+
+func (c *client) asking() *governor.Host {
+	return c.store.governor.Host(governor.Key{Host: c.key.host, Identity: c.key.identity, Kind: string(kindToken)})
 }
 
 // evict forgets the quarter of the clients that was not used for longest. A
@@ -181,6 +186,9 @@ func (c *client) Do(req *http.Request) (*http.Response, error) {
 	}
 	var before error
 	for attempt := 1; ; attempt++ {
+		if attempt > 1 {
+			req = withAttempt(req, attempt)
+		}
 		resp, err := c.try(req, of)
 		if err != nil && before != nil && req.Context().Err() != nil {
 			err = fmt.Errorf("%w: %w", err, before) // why there was no time left
@@ -270,7 +278,11 @@ func (c *client) hidden(req *http.Request, of *call, resp *answer) (*answer, err
 	if err := resp.keep(); err != nil {
 		return nil, err
 	}
-	wanted, err := patiently(req.Context(), c.store.patience, c.store.bases, c.key, c.askBase)
+	ctx, span := c.store.tracer.join(req.Context(), "challenge")
+	wanted, err := patiently(ctx, c.store.patience, c.store.bases, c.key, func(own context.Context) (*challenge, error) {
+		return c.askBase(c.store.tracer.aboard(own, ctx))
+	})
+	finish(span, err)
 	if err != nil {
 		return nil, classify(req.Context(), err)
 	}
@@ -319,7 +331,9 @@ func (c *client) wanted(req *http.Request) (*challenge, *answer, error) {
 	if known := c.challenge.Load(); known != nil {
 		return known, nil, nil
 	}
-	resp, learned, err := c.first(req)
+	ctx, span := c.store.tracer.join(req.Context(), "first request")
+	resp, learned, err := c.first(req.WithContext(ctx))
+	finish(span, err)
 	return learned, resp, err
 }
 

@@ -506,7 +506,7 @@ func TestRequestsInFlight(t *testing.T) {
 	store := newStore(t, Options{}, Deps{Governor: gov}, r)
 	subject := r.image(t, "app", "v1")
 	c := store.client(r.host())
-	permit, err := c.requests.Acquire(t.Context())
+	permit, err := c.requests().Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,11 +61,11 @@ func patiently[K comparable, V any](ctx context.Context, patience time.Duration,
 // finds the host known.
 func (c *client) first(req *http.Request) (*answer, *challenge, error) {
 	mine := &handover{}
-	learned, err := patiently(req.Context(), c.store.patience, c.store.probes, c.key, func(ctx context.Context) (*challenge, error) {
+	learned, err := patiently(req.Context(), c.store.patience, c.store.probes, c.key, func(own context.Context) (*challenge, error) {
 		if known := c.challenge.Load(); known != nil {
 			return known, nil
 		}
-		return c.probe(ctx, req, mine)
+		return c.probe(c.store.tracer.aboard(own, req.Context()), req, mine)
 	})
 	resp := mine.take()
 	if err != nil {

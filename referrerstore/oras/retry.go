@@ -21,6 +21,9 @@ const (
 	// for at the least, so that those who failed together do not return
 	// together.
 	retryPause = 100 * time.Millisecond
+	// patienceOfOne is the longest that one request waits because a host that
+	// failed asks for it. A pause for longer is everybody's, see the governor.
+	patienceOfOne = 3 * time.Second
 )
 
 // unsentError is of a request that was not sent: the governor knows already
@@ -50,17 +53,21 @@ func again(ctx context.Context, attempt int, err error) bool {
 		return false
 	case errors.Is(err, referrerstore.ErrRateLimited):
 		return attempt < limitedAttempts
-	case errors.Is(err, referrerstore.ErrUnavailable) && wait == 0:
-		return attempt < failedAttempts && pause(ctx, attempt)
+	case errors.Is(err, referrerstore.ErrUnavailable) && wait <= patienceOfOne:
+		return attempt < failedAttempts && pause(ctx, max(wait, backOff(attempt)))
 	default:
 		return false
 	}
 }
 
-// pause waits before the next attempt, unless ctx leaves no time for it.
-func pause(ctx context.Context, attempt int) bool {
+// backOff is the pause after an attempt that failed.
+func backOff(attempt int) time.Duration {
 	most := retryPause << (attempt - 1)
-	wait := most/2 + rand.N(most/2) //nolint:gosec // to spread, not to hide
+	return most/2 + rand.N(most/2) //nolint:gosec // to spread, not to hide
+}
+
+// pause waits before the next attempt, unless ctx leaves no time for it.
+func pause(ctx context.Context, wait time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < wait {
 		return false
 	}
@@ -104,9 +111,10 @@ func (s *Store) Names(host string) bool {
 // About implements [referrerstore.Informed].
 func (s *Store) About(host string) referrerstore.HostState {
 	c := s.client(host)
-	wait, err := c.requests.Throttled()
+	wait, err := c.requests().Throttled()
+	asking, slow := c.asking().Throttled() // most requests need a token first
 	return referrerstore.HostState{
 		Identity: c.key.identity, Unnamed: !s.Names(host),
-		Usual: c.requests.Usual(), Throttled: err != nil, Wait: wait,
+		Usual: c.requests().Usual(), Throttled: err != nil || slow != nil, Wait: max(wait, asking),
 	}
 }

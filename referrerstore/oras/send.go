@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
@@ -48,11 +50,17 @@ func (a *answer) keep() error {
 // send sends one request when the governor says so; it counts as under way
 // until its body is closed. Errors are classified, and so are those of the body.
 func (c *client) send(req *http.Request, authorization string) (*answer, error) {
-	ctx := req.Context()
-	permit, err := c.requests.Acquire(ctx)
+	ctx, span := c.store.tracer.request(req.Context(), req.Method, req.URL, callOf(req.Context()).kind)
+	work := referrerstore.WorkOf(ctx)
+	permit, err := c.requests().Acquire(ctx)
 	if err != nil {
+		work.SetHold(referrerstore.Hold{}) // of one that waits no longer
+		finish(span, err)
 		return nil, unsent(ctx, err)
 	}
+	ended := work.Started()
+	free := func() { ended(); permit.Release() }
+	span.AddEvent(eventSent)
 	out := req.Clone(withTrail(ctx, &trail{}))
 	out.Header.Set("User-Agent", userAgent)
 	if authorization != "" {
@@ -61,14 +69,18 @@ func (c *client) send(req *http.Request, authorization string) (*answer, error) 
 	begun := time.Now()
 	resp, err := c.store.http.Do(out) //nolint:bodyclose // whoever receives the answer closes it
 	took := time.Since(begun)
-	c.store.metrics.observe(kindOf(req, resp, authorization), resp, took)
+	is := kindOf(req, resp, authorization)
+	c.store.metrics.observe(is, resp, took)
 	permit.Answered(outcome(ctx, resp, err, took))
 	if err != nil {
-		permit.Release()
-		return nil, c.explain(networkError(ctx, err))
+		free()
+		err = c.explain(networkError(ctx, err))
+		finish(span, err)
+		return nil, err
 	}
+	answered(span, req.Method, is, resp)
 	a := &answer{Response: resp, elsewhere: !sameOrigin(resp.Request.URL, req.URL)}
-	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, free: permit.Release}
+	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, free: free, span: span}
 	// What oras-go prints and resolves links against is the request it made:
 	// the URL of a redirect may be a signed one.
 	resp.Request = req
@@ -90,24 +102,29 @@ func (c *client) explain(err error) error {
 	return err
 }
 
-// body classifies the errors of reading, and frees the request's slot when it
-// is closed.
+// body classifies the errors of reading, and frees the request's slot and ends
+// its span when it is closed.
 type body struct {
 	io.ReadCloser
 	ctx  context.Context //nolint:containedctx // a reader has no other way to see its call's end
 	free func()
+	span trace.Span
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = networkError(b.ctx, fmt.Errorf("the answer breaks off: %w", err))
+		if err = networkError(b.ctx, err); b.ctx.Err() == nil && errors.Is(err, referrerstore.ErrUnavailable) {
+			err = fmt.Errorf("%w: %w", referrerstore.ErrBrokenOff, err)
+		}
+		fault(b.span, err)
 	}
 	// io.ErrUnexpectedEOF, an answer cut short, is not io.EOF.
 	return n, err
 }
 
 func (b *body) Close() error {
+	defer b.span.End()
 	defer b.free()
 	return b.ReadCloser.Close()
 }

@@ -21,7 +21,7 @@
 //
 //   - errors.go: from answers to the sentinels of package referrerstore.
 //
-//   - retry.go: what is tried again, and when.
+//   - retry.go: what is tried again, and when; trace.go: the spans of requests.
 //
 // Every connection goes through package guard, and every request waits for its
 // turn in package governor. The store caches no content.
@@ -39,6 +39,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
@@ -65,6 +66,9 @@ type Deps struct {
 	// Registerer receives the metrics; nil drops them. Stores that share one
 	// share the metrics.
 	Registerer prometheus.Registerer
+	// Tracer receives spans of requests and of the waits for them; nil makes
+	// none.
+	Tracer trace.TracerProvider
 	// Dir is where relative paths of the options begin.
 	Dir string
 	// Resolver resolves host names; nil is the system's.
@@ -85,6 +89,7 @@ type Store struct {
 	budget  *referrerstore.Budget
 	logger  *slog.Logger
 	metrics *metrics
+	tracer  tracer
 
 	http      *http.Client // to registries; follows redirects without credentials
 	tokenHTTP *http.Client // to token services
@@ -121,7 +126,7 @@ func New(ctx context.Context, name string, opts Options, deps Deps) (*Store, err
 		return nil, fmt.Errorf("store %q: %w", name, err)
 	}
 	s := &Store{
-		name: name, set: set, budget: deps.Budget, logger: deps.Logger, metrics: m,
+		name: name, set: set, budget: deps.Budget, logger: deps.Logger, metrics: m, tracer: newTracer(deps.Tracer),
 		http:       &http.Client{Transport: set.transports, CheckRedirect: checkRedirect},
 		tokenHTTP:  &http.Client{Transport: set.transports, CheckRedirect: checkTokenRedirect},
 		probes:     flight.New[attempt[clientKey], *challenge](ctx),

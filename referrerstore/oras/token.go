@@ -106,19 +106,26 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 	if err != nil {
 		return token{}, fmt.Errorf("%w: the token service's URL is not valid", referrerstore.ErrProtocol)
 	}
-	permit, err := c.asking.Acquire(ctx)
+	traced, span := c.store.tracer.request(ctx, req.Method, realm, kindToken)
+	defer span.End()
+	permit, err := c.asking().Acquire(traced)
 	if err != nil {
+		fault(span, err)
 		return token{}, fmt.Errorf("from %s: %w", realm.Host, unsent(ctx, err))
 	}
 	defer permit.Release()
+	span.AddEvent(eventSent)
 	begun := time.Now()
 	resp, err := c.store.tokenHTTP.Do(req)
 	took := time.Since(begun)
 	c.store.metrics.observe(kindToken, resp, took)
 	permit.Answered(outcome(ctx, resp, err, took))
 	if err != nil {
-		return token{}, fmt.Errorf("from %s: %w", realm.Host, c.explainRealm(realm, networkError(ctx, err)))
+		err = c.explainRealm(realm, networkError(ctx, err))
+		fault(span, err)
+		return token{}, fmt.Errorf("from %s: %w", realm.Host, err)
 	}
+	answered(span, req.Method, kindToken, resp)
 	defer func() { _ = resp.Body.Close() }() // read whole, or an error already
 	t, err := c.readToken(ctx, cancel, resp, begun)
 	if errors.Is(err, referrerstore.ErrAuthDenied) {
@@ -126,6 +133,7 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 		c.source.Forget(cred)
 	}
 	if err != nil {
+		fault(span, err)
 		return token{}, fmt.Errorf("from %s: %w", realm.Host, err)
 	}
 	return t, nil
