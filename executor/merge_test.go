@@ -153,6 +153,44 @@ func TestArtifactThatChangesItsType(t *testing.T) {
 	}
 }
 
+// ofType is a verifier that goes by the type under which an artifact is listed.
+type ofType struct {
+	*scripted
+	accepts string
+}
+
+func (o ofType) Matches(ocispec.Descriptor) bool { return true }
+
+func (o ofType) Verify(ctx context.Context, in verifier.Input) (verifier.Report, error) {
+	r, err := o.scripted.Verify(ctx, in)
+	if in.Artifact.ArtifactType != o.accepts {
+		return verifier.Report{Outcome: verifier.Failed, Reason: verifier.Reason{Code: verifier.CodeArtifactMalformed}}, nil
+	}
+	return r, err
+}
+
+// What a verifier made of an artifact counts as it was listed then: under another
+// type the same verifier judges it again.
+func TestArtifactIsJudgedAsListed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := storetest.New("a")
+		artifact := store.AddReferrer(store.AddImage(image), "t1", blob("pass"))
+		var changed atomic.Bool
+		e := newExecutor(t, every, false, []referrerstore.Store{relabelled{store, artifact.Digest, "t2", &changed}}, ofType{&scripted{name: "v"}, "t1"})
+		if got, err := e.Verify(t.Context(), request(t, image)); err != nil || got.Decision != executor.Allowed {
+			t.Fatalf("%v, %v; want it allowed at first", got.Decision, err)
+		}
+		changed.Store(true)
+		time.Sleep(80 * time.Second)
+		_, _ = e.Verify(t.Context(), request(t, image)) // begins a refresh
+		synctest.Wait()
+		if got, err := e.Verify(t.Context(), request(t, image)); err != nil || got.Decision != executor.Denied {
+			t.Errorf("%v, %v; want it denied under the other type", got.Decision, err)
+		}
+	})
+}
+
 // retyped is a store of which one tag leads to the same bytes under another
 // media type.
 type retyped struct{ *storetest.Memory }
@@ -239,27 +277,39 @@ func (f *firstEnds) Verify(ctx context.Context, in verifier.Input) (verifier.Rep
 	return r, err
 }
 
-// A certificate that ends while another artifact is awaited allows nothing; it
-// is a doubt, and whoever asks again has the artifact judged again.
+// A certificate that ends while another artifact is awaited, or while what the
+// decision made needless comes to its end, allows nothing; it is a doubt, and
+// whoever asks again has the artifact judged again.
 func TestReportEndsWhileOthersAreGathered(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store, subject := signed("pass a", "pass b")
-		var fetches atomic.Int32
-		store.FetchFault = func(context.Context, ocispec.Descriptor) error {
-			if fetches.Add(1) == 4 {
-				time.Sleep(5 * time.Second)
-			}
-			return nil
-		}
-		v := &firstEnds{scripted: scripted{name: "v"}, until: time.Now().Add(2 * time.Second)}
-		s := site{newExecutor(t, every, false, []referrerstore.Store{store}, v), store, subject}
-		got, err := s.Verify(t.Context(), request(t, image))
-		if !errors.Is(err, executor.ErrInconclusive) || got.Decision != executor.Undecided {
-			t.Errorf("%v, %v on a report that ended 3s ago; want no verdict", got.Decision, err)
-		}
-		s.expect(t, image, executor.Allowed, storetest.Counts{Referrers: 1, Fetch: 2})
-	})
+	tests := map[string]policy.Node{
+		"that are needed":   every,
+		"that are needless": {AnyOf: []policy.Node{{Verifier: "v"}, every}},
+	}
+	for name, require := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				store, _ := signed("pass a", "pass b")
+				var fetches atomic.Int32
+				store.FetchFault = func(context.Context, ocispec.Descriptor) error {
+					if fetches.Add(1) == 4 {
+						time.Sleep(5 * time.Second) // whatever its context says
+					}
+					return nil
+				}
+				v := &firstEnds{scripted: scripted{name: "v"}, until: time.Now().Add(2 * time.Second)}
+				e := newExecutor(t, require, false, []referrerstore.Store{store}, v)
+				got, err := e.Verify(t.Context(), request(t, image))
+				if !errors.Is(err, executor.ErrInconclusive) || got.Decision != executor.Undecided {
+					t.Errorf("%v, %v on a report that ended 3s ago; want no verdict", got.Decision, err)
+				}
+				if got, err := e.Verify(t.Context(), request(t, image)); err != nil || got.Decision != executor.Allowed {
+					t.Errorf("%v, %v; want it judged again", got.Decision, err)
+				}
+			})
+		})
+	}
 }
 
 // A proof's number stands for all that it tells: what has ended in part is not

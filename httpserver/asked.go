@@ -59,7 +59,7 @@ type askedCache = otter.Cache[question, *asked]
 
 func newAskedCache(maxBytes int64) *askedCache {
 	return otter.Must(&otter.Options[question, *asked]{
-		MaximumWeight: uint64(maxBytes),
+		MaximumWeight: uint64(max(maxBytes, 1)),
 		Weigher: func(q question, a *asked) uint32 {
 			const overhead, each = 512, 768                                                                 // of a slot with its job, key and answer
 			return uint32(overhead + 3*len(a.body) + len(q.namespace) + each*(len(a.keys)+len(a.template))) //nolint:gosec // bodies are bounded

@@ -71,7 +71,7 @@ func (c *corkConn) uncork() {
 		return
 	}
 	if _, err := c.Conn.Write(held); err != nil {
-		_ = c.Conn.Close() // net/http believes that it was sent
+		_ = c.Close() // net/http believes that it was sent
 		return
 	}
 	c.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/gatehouse-project/gatehouse/config"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
@@ -56,15 +57,20 @@ func credentialKinds(env credential.Environment) map[string]credential.Kind {
 	}
 }
 
-// store is what the process needs of a store beside its role.
-type store interface {
-	referrerstore.Store
+// hosts are what a store's options say of registry hosts.
+type hosts interface {
 	// Scheme is http or https, for a canonical host.
 	Scheme(host string) string
 	// Names reports whether the configuration names the host.
 	Names(host string) bool
 	// PlainHosts are the hosts for which Scheme is http.
 	PlainHosts() []string
+}
+
+// store is what the process needs of a store beside its role.
+type store interface {
+	referrerstore.Store
+	hosts
 	// Files are those that were read, to be watched.
 	Files() []string
 	// Close ends what the store started.
@@ -78,6 +84,7 @@ type surroundings struct {
 	budget     *referrerstore.Budget // bytes from registries
 	governor   *governor.Governor    // requests to registries
 	logger     *slog.Logger
+	tracer     trace.TracerProvider // nil makes no spans
 	registerer prometheus.Registerer
 	// read reads a file that a component names; the process notes which.
 	read func(path string, limit int64) ([]byte, error)
@@ -164,6 +171,7 @@ func newORAS(ctx context.Context, name string, opts oras.Options, with surroundi
 		Governor:    with.governor,
 		Logger:      with.logger,
 		Registerer:  with.registerer,
+		Tracer:      with.tracer,
 		Dir:         with.dir,
 		ReadFile:    with.read,
 		Credentials: credentialKinds(credential.Environment{HTTP: identities, Getenv: os.Getenv}),
@@ -185,5 +193,6 @@ func newNotation(_ context.Context, name string, opts notation.Options, with sur
 		HTTPClient: &http.Client{Transport: transport},
 		Logger:     with.logger,
 		Registerer: with.registerer,
+		Tracer:     with.tracer,
 	})
 }

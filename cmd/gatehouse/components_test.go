@@ -16,8 +16,8 @@ func TestCredentialKinds(t *testing.T) {
 	kinds := credentialKinds(credential.Environment{Getenv: func(string) string { return "" }})
 	entry := reflect.TypeFor[credential.Entry]()
 	options := map[string]bool{}
-	for i := range entry.NumField() {
-		options[entry.Field(i).Tag.Get("yaml")] = false
+	for field := range entry.Fields() {
+		options[field.Tag.Get("yaml")] = false
 	}
 	field, _ := entry.FieldByName("Type")
 	listed := strings.Split(field.Tag.Get("enum"), ",")

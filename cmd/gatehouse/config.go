@@ -25,7 +25,7 @@ func validateCommand(std stdio) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l, err := build(cmd.Context(), cfg, slog.New(slog.DiscardHandler), config.ReadFile, nil)
+			l, err := build(cmd.Context(), cfg, surroundings{logger: slog.New(slog.DiscardHandler), read: config.ReadFile}, nil)
 			if err != nil {
 				return err
 			}

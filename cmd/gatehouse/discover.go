@@ -49,7 +49,7 @@ func lookCommand(std stdio, use, short string, look func(context.Context, []stor
 			if err != nil {
 				return err
 			}
-			l, err := openLive(ctx, std, path, false)
+			l, err := openLive(ctx, std, path, false, nil)
 			if err != nil {
 				return err
 			}

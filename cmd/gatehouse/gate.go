@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	dto "github.com/prometheus/client_model/go"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gatehouse-project/gatehouse/config"
@@ -51,6 +52,8 @@ type gateOptions struct {
 	wrap func(httpserver.Decider) httpserver.Decider
 	// watchInterval is how often files are looked at; 0 is config's default.
 	watchInterval time.Duration
+	// tracer receives spans; nil makes none.
+	tracer trace.TracerProvider
 }
 
 type gateMetrics struct {
@@ -111,6 +114,7 @@ func (g *gate) serverOptions(cfg *config.Config) httpserver.Options {
 		Registerer:  g.metrics.registry,
 		Gatherer:    prometheus.GathererFunc(g.gather),
 		Detail:      g.detail,
+		Status:      g.status,
 	}
 }
 
@@ -156,6 +160,8 @@ func (g *gate) load(cfg *config.Config) error {
 	for _, warning := range cfg.Warnings {
 		g.logger.Warn("configuration", "warning", warning.Error())
 	}
+	g.generation++
+	next.number = g.generation
 	next.start(g.ctx)
 	former := g.live.Swap(next)
 	g.server.Swap(g.snapshot(next))
@@ -175,10 +181,11 @@ func (g *gate) attempt(cfg *config.Config) (*live, error) {
 		}
 	}
 	files := cfg.Files()
-	next, err := build(g.ctx, cfg, g.logger, func(path string, limit int64) ([]byte, error) {
+	with := surroundings{logger: g.logger, tracer: g.opts.tracer, read: func(path string, limit int64) ([]byte, error) {
 		files = append(files, path)
 		return g.seen.ReadFile(path, limit)
-	}, former)
+	}}
+	next, err := build(g.ctx, cfg, with, former)
 	if err != nil {
 		g.told(func() { g.candidate = files })
 	}
@@ -225,11 +232,10 @@ func needsRestart(former, next *config.Config) error {
 }
 
 func (g *gate) snapshot(l *live) *httpserver.Snapshot {
-	g.generation++
 	s := l.config.Server
 	snapshot := &httpserver.Snapshot{
 		Decider:       l.executor,
-		Generation:    g.generation,
+		Generation:    l.number,
 		VerifyTimeout: s.VerifyTimeout,
 		Limits:        httpserver.Limits{BodyBytes: s.Limits.BodyBytes, Keys: s.Limits.Keys, KeyBytes: s.Limits.KeyBytes},
 		AnswerBytes:   l.config.Proofs.MaxBytes / answersShare,
@@ -276,12 +282,17 @@ func (g *gate) observeCertificates(l *live) {
 // detail is what /readyz tells beside being ready.
 func (g *gate) detail() map[string]any {
 	detail := map[string]any{"config": g.path, "version": versionText()}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err := errors.Join(g.refusal, g.tlsRefusal); err != nil {
+	if err := g.refused(); err != nil {
 		detail["refused"] = err.Error()
 	}
 	return detail
+}
+
+// refused says why what is on disk is not live, nil if it is.
+func (g *gate) refused() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Join(g.refusal, g.tlsRefusal)
 }
 
 // run serves and watches until ctx ends. The server's certificate is watched

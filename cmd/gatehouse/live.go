@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -46,6 +46,9 @@ const (
 // live is one configuration at work. It is immutable until close.
 type live struct {
 	config   *config.Config
+	name     string // of the configuration, by its content
+	since    time.Time
+	number   uint64 // of the configurations that went live; set before it does
 	executor *executor.Executor
 	proofs   *proofs.Memory
 	stores   []store
@@ -63,11 +66,12 @@ type live struct {
 type readFile = func(path string, limit int64) ([]byte, error)
 
 // build makes all that a configuration names, or nothing: the errors name file
-// and line where they can. All files but those of the server are read through read. The stores'
-// background work ends with ctx. A former configuration, which may be nil,
+// and line where they can. All files but those of the server are read through
+// with.read; of with it takes logger and tracer too. The stores' background work
+// ends with ctx. A former configuration, which may be nil,
 // shares its budget if that is of one size.
-func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, read readFile, former *live) (*live, error) {
-	generation := newGeneration(cfg, read)
+func build(ctx context.Context, cfg *config.Config, with surroundings, former *live) (*live, error) {
+	generation := newGeneration(cfg, with.read)
 	snapshot, err := trust.Load(cfg.Dir(), certificates(cfg), generation.read)
 	if err != nil {
 		return nil, cfg.At("trust.certificates", err)
@@ -81,11 +85,12 @@ func build(ctx context.Context, cfg *config.Config, logger *slog.Logger, read re
 	if err != nil {
 		return nil, err
 	}
-	l := &live{config: cfg, trust: snapshot, budget: budget, proofs: proofStore(cfg, former), metrics: prometheus.NewRegistry()}
+	l := &live{config: cfg, since: time.Now(), trust: snapshot, budget: budget, proofs: proofStore(cfg, former), metrics: prometheus.NewRegistry()}
 	if l.governor, err = l.newGovernor(); err != nil {
 		return nil, cfg.At("governor", err)
 	}
-	with := surroundings{dir: cfg.Dir(), trust: snapshot, budget: budget, governor: l.governor, logger: logger, registerer: l.metrics, read: generation.read}
+	with.dir, with.trust, with.budget, with.governor = cfg.Dir(), snapshot, budget, l.governor
+	with.registerer, with.read = l.metrics, generation.read
 	with.atEnd = func(end func()) { l.ends = append(l.ends, end) }
 	if err := l.assemble(ctx, stores, verifiers, with, generation); err != nil {
 		l.close()
@@ -107,8 +112,9 @@ func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []
 	for i, s := range l.stores {
 		roles[i] = s
 	}
-	opts := l.options(generation.String())
-	opts.Logger, opts.Registerer = with.logger, with.registerer
+	l.name = generation.String()
+	opts := l.options(l.name)
+	opts.Logger, opts.Registerer, opts.Tracer = with.logger, with.registerer, with.tracer
 	l.executor = executor.New(ctx, roles, judges, rules, opts)
 	return nil
 }

@@ -79,6 +79,7 @@ Serve Gatekeeper:           gatehouse serve --config FILE`,
 	root.AddCommand(
 		serveCommand(std),
 		verifyCommand(std),
+		statusCommand(std),
 		discoverCommand(std),
 		resolveCommand(std),
 		configCommand(std),

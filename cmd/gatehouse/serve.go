@@ -17,13 +17,19 @@ func serveCommand(std stdio) *cobra.Command {
 		Use:   "serve",
 		Short: "Answer Gatekeeper",
 		Long: `Serve answers Gatekeeper's external-data requests on server.address, and health,
-readiness and metrics on admin.address. An edit of the configuration or of a file
+readiness, metrics and status on admin.address. An edit of the configuration or of a file
 that it names takes effect within seconds if it is valid; if not, the former state
-stays and the log, /readyz and the metrics say so.`,
+stays and the log, /readyz and the metrics say so.
+
+If the environment names a collector of OpenTelemetry (OTEL_EXPORTER_OTLP_ENDPOINT
+or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, over HTTP), spans of each request that takes
+work are sent there.`,
 		Example: "  gatehouse serve --config gatehouse.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			logger, err := newLogger(std, level, format)
+			lines := newSink(std.err)
+			defer func() { _ = lines.Flush() }() // there is nowhere to tell
+			logger, err := newLogger(lines, level, format)
 			if err != nil {
 				return err
 			}
@@ -36,7 +42,9 @@ stays and the log, /readyz and the metrics say so.`,
 	return cmd
 }
 
-func newLogger(std stdio, level, format string) (*slog.Logger, error) {
+// newLogger logs into lines, which are written at once where somebody should
+// look.
+func newLogger(lines *sink, level, format string) (*slog.Logger, error) {
 	var at slog.Level
 	if err := at.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("--log-level: %q is none of debug, info, warn and error", level)
@@ -44,9 +52,9 @@ func newLogger(std stdio, level, format string) (*slog.Logger, error) {
 	opts := &slog.HandlerOptions{Level: at}
 	switch strings.ToLower(format) {
 	case "json":
-		return slog.New(slog.NewJSONHandler(std.err, opts)), nil
+		return slog.New(prompt{slog.NewJSONHandler(lines, opts), lines}), nil
 	case "text":
-		return slog.New(slog.NewTextHandler(std.err, opts)), nil
+		return slog.New(prompt{slog.NewTextHandler(lines, opts), lines}), nil
 	default:
 		return nil, fmt.Errorf("--log-format: %q is neither json nor text", format)
 	}
@@ -54,7 +62,12 @@ func newLogger(std stdio, level, format string) (*slog.Logger, error) {
 
 // serve runs until ctx ends.
 func serve(ctx context.Context, path string, logger *slog.Logger) error {
-	g, err := newGate(ctx, path, logger, gateOptions{})
+	tracer, endSpans, err := exportSpans(ctx, logger)
+	if err != nil {
+		return err
+	}
+	defer endSpans() // after the gate's work has ended
+	g, err := newGate(ctx, path, logger, gateOptions{tracer: tracer})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gatehouse-project/gatehouse/config"
@@ -27,12 +28,15 @@ type verdict struct {
 	invalid error
 	result  executor.Result
 	err     error
+
+	trace trace.TraceID // of its spans
+	spans []step        // in the order in which they began, if they were asked for
 }
 
 type verifyFlags struct {
 	config, file, output, namespace string
 	timeout                         time.Duration
-	verbose                         bool
+	verbose, timings                bool
 }
 
 func verifyCommand(std stdio) *cobra.Command {
@@ -46,6 +50,7 @@ prints for each the artifacts that were judged and why.
 It exits with 0 if all are allowed, 1 if one is denied, and 2 if none is denied but
 one could not be told, or if the command could not run.`,
 		Example: `  gatehouse verify registry.example.com/app:v1
+  gatehouse verify --timings registry.example.com/app:v1
   gatehouse verify -o json -f images.txt
   kubectl get pods -A -o jsonpath='{..image}' | tr ' ' '\n' | gatehouse verify -f -`,
 		RunE: func(cmd *cobra.Command, args []string) error { return verify(cmd.Context(), std, flags, args) },
@@ -55,6 +60,7 @@ one could not be told, or if the command could not run.`,
 	cmd.Flags().StringVarP(&flags.output, "output", "o", "text", "text or json")
 	cmd.Flags().StringVarP(&flags.namespace, "namespace", "n", "", "Kubernetes namespace that the images are to run in")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", 30*time.Second, "time for all images")
+	cmd.Flags().BoolVar(&flags.timings, "timings", false, "show where the time went: each step as a bar on a timeline")
 	cmd.Flags().BoolVarP(&flags.verbose, "verbose", "v", false, "log to standard error")
 	return cmd
 }
@@ -67,14 +73,23 @@ func verify(ctx context.Context, std stdio, flags verifyFlags, images []string) 
 	if err != nil {
 		return err
 	}
-	l, err := openLive(ctx, std, flags.config, flags.verbose)
+	var spans *recorder
+	if flags.timings {
+		spans = &recorder{}
+	}
+	tracer, endSpans := spans.provider(ctx)
+	defer endSpans()
+	l, err := openLive(ctx, std, flags.config, flags.verbose, tracer)
 	if err != nil {
 		return err
 	}
 	defer l.close()
 	ctx, cancel := context.WithTimeout(ctx, flags.timeout)
 	defer cancel()
-	verdicts := decideAll(ctx, l.executor, images, flags.namespace)
+	verdicts := decideAll(ctx, l.executor, images, flags.namespace, tracer)
+	if dropped := spans.share(verdicts); dropped > 0 {
+		fmt.Fprintf(std.err, "of %d steps beyond the first %d there are no timings\n", dropped, maxSpans)
+	}
 	if flags.output == "json" {
 		err = printJSON(std.out, verdicts)
 	} else {
@@ -90,7 +105,7 @@ func verify(ctx context.Context, std stdio, flags verifyFlags, images []string) 
 }
 
 // openLive loads a configuration for a command that runs once.
-func openLive(ctx context.Context, std stdio, path string, verbose bool) (*live, error) {
+func openLive(ctx context.Context, std stdio, path string, verbose bool, tracer trace.TracerProvider) (*live, error) {
 	cfg, err := config.Load(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: name a configuration with --config, or write one: gatehouse config example > %s", err, path)
@@ -102,7 +117,7 @@ func openLive(ctx context.Context, std stdio, path string, verbose bool) (*live,
 	if verbose {
 		logger = slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	return build(ctx, cfg, logger, config.ReadFile, nil)
+	return build(ctx, cfg, surroundings{logger: logger, tracer: tracer, read: config.ReadFile}, nil)
 }
 
 // The bounds on a list of images.
@@ -156,7 +171,7 @@ func readImages(from io.Reader) ([]string, error) {
 	return images, nil
 }
 
-func decideAll(ctx context.Context, e *executor.Executor, images []string, namespace string) []verdict {
+func decideAll(ctx context.Context, e *executor.Executor, images []string, namespace string, tracer trace.TracerProvider) []verdict {
 	verdicts := make([]verdict, len(images))
 	var group errgroup.Group
 	group.SetLimit(imagesAtOnce)
@@ -167,7 +182,10 @@ func decideAll(ctx context.Context, e *executor.Executor, images []string, names
 			if err != nil {
 				v.invalid = err
 			} else {
+				ctx, span := startImage(ctx, tracer)
+				v.trace = span.SpanContext().TraceID()
 				v.result, v.err = e.Verify(ctx, executor.Request{Reference: ref, Namespace: namespace})
+				span.End()
 			}
 			verdicts[i] = v
 			return nil
@@ -222,6 +240,7 @@ func printVerdicts(out io.Writer, verdicts []verdict) error {
 			lines = append(lines, artifactLines(r)...)
 		}
 		drawTree(w, append(lines, v.conclusion()))
+		drawTimeline(w, v.spans)
 	}
 	return w.Flush()
 }
@@ -290,6 +309,7 @@ type imageJSON struct {
 	Subject   string         `json:"subject,omitempty"`
 	Millis    float64        `json:"durationMs"`
 	Artifacts []artifactJSON `json:"artifacts"`
+	Spans     []step         `json:"spans,omitempty"`
 }
 
 type artifactJSON struct {
@@ -310,7 +330,7 @@ func printJSON(out io.Writer, verdicts []verdict) error {
 		x := v.explanation()
 		images[i] = imageJSON{
 			Image: v.image, Decision: v.decision().String(), Code: string(x.Code), Message: x.Line(),
-			Rule: v.result.Rule, Millis: millis(v.result.Timings.Total), Artifacts: []artifactJSON{},
+			Rule: v.result.Rule, Millis: millis(v.result.Timings.Total), Artifacts: []artifactJSON{}, Spans: v.spans,
 		}
 		if v.result.Subject.Descriptor.Digest != "" {
 			images[i].Subject = v.result.Subject.String()

@@ -202,6 +202,3 @@ func (c compiled) matches(ref referrerstore.Reference, namespace string) bool {
 	}
 	return false
 }
-
-// ReadsNamespaces implements [executor.Policy].
-func (p *Policy) ReadsNamespaces() bool { return p.namespaced }

@@ -17,7 +17,7 @@ var layers = []string{"referrerstore", "verifier", "executor", "httpserver", "cm
 
 // shared are packages within a folder that its implementations may import,
 // and whether layers above may too. All else in it is an implementation.
-var shared = map[string]bool{"referrerstore/flight": true, "referrerstore/certfile": true, "referrerstore/guard": false, "referrerstore/credential": false, "verifier/trust": false}
+var shared = map[string]bool{"referrerstore/flight": true, "referrerstore/certfile": true, "referrerstore/guard": false, "referrerstore/governor": false, "referrerstore/credential": false, "verifier/trust": false}
 
 // suites are for tests.
 var suites = []string{"referrerstore/storetest", "verifier/verifiertest"}
@@ -105,6 +105,9 @@ func TestRefusal(t *testing.T) {
 		{"referrerstore", "verifier", true},
 		{"referrerstore", "referrerstore/flight", true},
 		{"referrerstore/oras", "referrerstore/guard", false},
+		{"referrerstore/oras", "referrerstore/governor", false},
+		{"executor", "referrerstore/governor", true},
+		{"executor", "executor/proofs", true},
 		{"referrerstore/cache", "referrerstore/oras", true},
 		{"referrerstore/oras", "referrerstore/credential", false},
 		{"referrerstore/oras", "referrerstore/credential/azure", true},

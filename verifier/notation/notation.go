@@ -32,6 +32,8 @@ import (
 	"github.com/notaryproject/notation-go/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/verifier"
@@ -56,6 +58,8 @@ type Deps struct {
 	Logger *slog.Logger
 	// Registerer may be nil.
 	Registerer prometheus.Registerer
+	// Tracer receives a span of each call of the library; nil makes none.
+	Tracer trace.TracerProvider
 }
 
 // Verifier judges Notary Project signatures. It is immutable but for the cache
@@ -64,6 +68,7 @@ type Deps struct {
 type Verifier struct {
 	name   string
 	policy policy
+	tracer trace.Tracer // nil makes no spans
 }
 
 var _ verifier.Verifier = (*Verifier)(nil)
@@ -90,7 +95,7 @@ func New(name string, opts Options, deps Deps) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("notation %s: %w", name, err)
 	}
-	return &Verifier{name: name, policy: compiled}, nil
+	return &Verifier{name: name, policy: compiled, tracer: newTracer(deps.Tracer)}, nil
 }
 
 func checkRevocation(opts RevocationOptions, deps Deps) error {
@@ -155,11 +160,29 @@ func (v *Verifier) verify(ctx context.Context, in verifier.Input) (verifier.Repo
 		return failed(reasonEnvelope(err)), nil
 	}
 	q := newInquiry(s)
+	ctx, span := v.start(ctx)
+	defer span.End()
 	outcome, err := s.verifier.Verify(q.in(ctx), in.Subject.Descriptor, envelope, notation.VerifierVerifyOptions{
 		ArtifactReference:  artifactReference(in.Subject),
 		SignatureMediaType: layer.MediaType,
 	})
 	return (&judgement{statement: s, inquiry: q, outcome: outcome, err: err, subject: in.Subject.Descriptor}).report(), nil
+}
+
+func newTracer(provider trace.TracerProvider) trace.Tracer {
+	if provider == nil {
+		return nil
+	}
+	return provider.Tracer("github.com/gatehouse-project/gatehouse/verifier/notation")
+}
+
+// start begins the span of a call of the library, with what it asks about
+// revocation.
+func (v *Verifier) start(ctx context.Context) (context.Context, trace.Span) {
+	if v.tracer == nil {
+		return ctx, noop.Span{}
+	}
+	return v.tracer.Start(ctx, "check signature")
 }
 
 // envelopeOf finds the one layer of a signature's manifest.

@@ -1,0 +1,98 @@
+package executor
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+)
+
+// plan is a request with what the policy and the configuration say of it, found
+// without I/O. It is immutable.
+type plan struct {
+	req     Request
+	rule    Rule
+	serving []referrerstore.Store
+	about   proofKey // without a digest
+	recent  *recent
+	allowed prometheus.Counter // of subjects that the rule allowed by reports
+}
+
+// plan finds the rule and the stores for a request, or what it found before.
+// Where they alone decide, the result is whole.
+func (e *Executor) plan(req Request, now time.Time) (plan, Result, bool) {
+	key := req
+	key.Lane = referrerstore.LaneAdmission // whoever asks
+	if pl, ok := e.memory.plans.GetIfPresent(key); ok {
+		pl.req = req
+		return pl, Result{}, false
+	}
+	pl, result, decided := e.newPlan(req, now)
+	if !decided {
+		e.memory.plans.Set(key, pl)
+	}
+	return pl, result, decided
+}
+
+func (e *Executor) newPlan(req Request, now time.Time) (plan, Result, bool) {
+	result := Result{Request: req}
+	rule, found, err := e.policy.Match(req.Reference, req.Namespace)
+	if err != nil {
+		return plan{}, result.denied(err), true
+	}
+	if !found {
+		return plan{}, result.denied(ErrNoRule), true
+	}
+	result.Rule = rule.Name
+	if rule.Exemption != nil {
+		return plan{}, exempt(result, rule.Exemption, now), true
+	}
+	serving := e.serving(req.Reference.Registry)
+	if len(serving) == 0 {
+		return plan{}, result.denied(ErrNoStore), true
+	}
+	pl := plan{req: req, rule: rule, serving: serving, recent: &recent{}, allowed: e.metrics.allowed(rule.Name), about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository, rule: rule.Name}}
+	pl.about.identity = identity(serving, req.Reference.Registry)
+	return pl, result, false
+}
+
+// identity is whose credentials the stores show to the host.
+func identity(serving []referrerstore.Store, host string) string {
+	if len(serving) == 1 {
+		return referrerstore.About(serving[0], host).Identity
+	}
+	var all strings.Builder
+	for _, s := range serving {
+		all.WriteString(s.Name() + "=" + referrerstore.About(s, host).Identity + ",")
+	}
+	return all.String()
+}
+
+func (p plan) result() Result { return Result{Request: p.req, Rule: p.rule.Name} }
+
+func (p plan) key(subject referrerstore.Subject) proofKey {
+	key := p.about
+	key.digest = subject.Descriptor.Digest
+	return key
+}
+
+func exempt(result Result, exemption *Exemption, now time.Time) Result {
+	result.Exemption = exemption
+	if !now.Before(exemption.Until) {
+		return result.denied(ErrExemptionEnded)
+	}
+	result.Decision = Allowed
+	return result
+}
+
+func (e *Executor) serving(host string) []referrerstore.Store {
+	var serving []referrerstore.Store
+	for _, s := range e.stores {
+		if s.Serves(host) {
+			serving = append(serving, s)
+		}
+	}
+	return serving
+}
