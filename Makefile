@@ -38,7 +38,9 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x "$$pkg"; done; done
 
 bench: ## benchmarks beside their floors, see docs/performance.md
-	go test -run '^$$' -bench . -benchmem ./executor/... ./httpserver/... ./test/bench/...
+	go test -run '^$$' -bench . -benchmem ./executor/... ./httpserver/... ./referrerstore/governor
+	GATEHOUSE_BENCH_OUT=$(CURDIR)/bench.json go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./test/bench
+	go run ./test/bench/plot -in bench.json -out docs/performance
 
 tidy: ## go.mod and go.sum as the imports want them
 	go mod tidy

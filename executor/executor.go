@@ -180,7 +180,7 @@ func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier
 	}
 	linger := opts.Background
 	e.subjects = flight.NewBounded[flightKey, Result](ctx, flight.Bounds[flightKey]{
-		Linger: linger.MaxDuration, Number: linger.MaxFlights, Keep: e.mayLinger,
+		Linger: linger.MaxDuration, Number: linger.MaxFlights, Keep: mayLinger,
 		// A client that closes its connection has run out of patience; it, or
 		// another for it, will ask again.
 		Always: true,

@@ -74,6 +74,9 @@ func (e *Executor) gather(parent context.Context, pl plan, subject referrerstore
 	if prior != nil {
 		g.subject.Descriptor = prior.subject
 	}
+	// Nearer to its end than one that is not resolved: where little can be asked
+	// for, some subjects are to be finished rather than all begun.
+	g.work.SetLeft(1 + requestsPerArtifact*e.opts.MaxArtifacts)
 	verifiers := e.needed(pl.rule)
 	var outer errgroup.Group
 	outer.SetLimit(len(pl.serving) + 1)
@@ -146,11 +149,10 @@ func (e *Executor) gatherFrom(ctx context.Context, g *gathering, index int, subj
 	defer f.stop()
 	var inner errgroup.Group
 	inner.SetLimit(e.opts.ArtifactsAtOnce + 1) // the list is one of them
-	inner.Go(func() error {
+	inner.Go(e.safely(ctx, g, func() {
 		g.finishList(index, e.listFrom(ctx, g, index, subject, verifiers, f))
 		g.poke()
-		return nil
-	})
+	}))
 	for !g.over(index) {
 		for s := f.next(); s != nil; s = f.next() {
 			inner.Go(e.safely(ctx, g, func() {

@@ -15,19 +15,18 @@ import (
 type flightKey struct {
 	ref  referrerstore.Reference
 	rule string // that the namespace leads to
+	// unnamed is of hosts that the configuration does not name.
+	unnamed bool
 }
 
 // mayLinger says whether work for a request goes on when nobody waits: not for
 // hosts that anybody may have named.
-func (e *Executor) mayLinger(key flightKey) bool {
-	serving := e.serving(key.ref.Registry)
-	return len(serving) > 0 && !referrerstore.About(serving[0], key.ref.Registry).Unnamed
-}
+func mayLinger(key flightKey) bool { return !key.unnamed }
 
 // await joins the work on the request, or begins it, and waits until it is done
 // or ctx ends, or until it is sure that ctx will end first.
 func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, error) {
-	key := flightKey{ref: pl.req.Reference, rule: pl.about.rule}
+	key := flightKey{ref: pl.req.Reference, rule: pl.about.rule, unnamed: pl.unnamed}
 	work := e.works.join(key, pl.req.Lane, now)
 	defer e.works.part(key, pl.req.Lane)
 	ctx, span := e.tracer.join(ctx, "subject")

@@ -130,7 +130,11 @@ func (m *memory) fetch(ctx context.Context, key proofKey, held *remembered, pl p
 func (m *memory) replicate(key proofKey, p *proof, pl plan) *remembered {
 	p.id = m.ids.Add(1)
 	r := &remembered{proof: p, plan: pl}
-	if former, ok := m.proofs.GetIfPresent(key); ok {
+	former, ok := m.proofs.GetIfPresent(key)
+	if ok && former.begun.After(p.begun) {
+		return former // of work that was given up, and ended late
+	}
+	if ok {
 		p.asked.Store(max(p.asked.Load(), former.asked.Load()))
 	}
 	m.proofs.Set(key, r)
@@ -142,8 +146,7 @@ func (m *memory) keep(ctx context.Context, key proofKey, p *proof, pl plan) erro
 	if !m.remembersProofs() {
 		return nil
 	}
-	m.replicate(key, p, pl)
-	if m.store == nil {
+	if kept := m.replicate(key, p, pl); m.store == nil || kept.proof != p {
 		return nil
 	}
 	data, err := p.encode()

@@ -290,10 +290,10 @@ func TestReportEndsWhileOthersAreGathered(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				store, _ := signed("pass a", "pass b")
-				var fetches atomic.Int32
-				store.FetchFault = func(context.Context, ocispec.Descriptor) error {
-					if fetches.Add(1) == 4 {
+				store, subject := signed("pass a")
+				slow := store.AddReferrer(subject, sigType, blob("pass b"))
+				store.FetchFault = func(_ context.Context, desc ocispec.Descriptor) error {
+					if time.Sleep(time.Millisecond); desc.Digest == slow.Digest {
 						time.Sleep(5 * time.Second) // whatever its context says
 					}
 					return nil

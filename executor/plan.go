@@ -16,6 +16,7 @@ type plan struct {
 	rule    Rule
 	serving []referrerstore.Store
 	about   proofKey // without a digest
+	unnamed bool     // the configuration does not name the host
 	recent  *recent
 	allowed prometheus.Counter // of subjects that the rule allowed by reports
 }
@@ -55,6 +56,7 @@ func (e *Executor) newPlan(req Request, now time.Time) (plan, Result, bool) {
 	}
 	pl := plan{req: req, rule: rule, serving: serving, recent: &recent{}, allowed: e.metrics.allowed(rule.Name), about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository, rule: rule.Name}}
 	pl.about.identity = identity(serving, req.Reference.Registry)
+	pl.unnamed = referrerstore.About(serving[0], req.Reference.Registry).Unnamed
 	return pl, result, false
 }
 

@@ -10,14 +10,17 @@ import (
 const maxCorked = 64 << 10
 
 // corkListener makes connections that can be corked.
-type corkListener struct{ net.Listener }
+type corkListener struct {
+	net.Listener
+	buffers *buffers
+}
 
 func (l corkListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &corkConn{Conn: conn}, nil
+	return &corkConn{Conn: conn, buffers: l.buffers}, nil
 }
 
 // corkConn holds back what is written while it is corked, and writes it at once
@@ -25,28 +28,42 @@ func (l corkListener) Accept() (net.Conn, error) {
 // the client, and costs as much as all else that a remembered answer does.
 type corkConn struct {
 	net.Conn
+	buffers *buffers
 
-	mu     sync.Mutex // guards the fields that follow it
+	// mu is held across writes: bytes must not overtake each other.
+	mu     sync.Mutex
 	corked bool
-	held   []byte
+	held   *buffer // nil while nothing is held back
 }
 
 func (c *corkConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
-	if c.corked && len(c.held)+len(p) <= maxCorked {
-		c.held = append(c.held, p...)
-		c.mu.Unlock()
+	defer c.mu.Unlock()
+	if c.corked && (c.held == nil || len(c.held.data)+len(p) <= maxCorked) && len(p) <= maxCorked {
+		if c.held == nil {
+			c.held = c.buffers.take(len(p))
+			c.held.data = c.held.data[:0]
+		}
+		c.held.data = append(c.held.data, p...)
 		return len(p), nil
 	}
-	held := c.held
-	c.held, c.corked = nil, false
-	c.mu.Unlock()
-	if len(held) > 0 {
-		if _, err := c.Conn.Write(held); err != nil {
-			return 0, err
-		}
+	if err := c.flush(); err != nil {
+		return 0, err
 	}
 	return c.Conn.Write(p)
+}
+
+// flush writes what is held back, and ends holding back. It is called with mu
+// held.
+func (c *corkConn) flush() error {
+	held := c.held
+	c.corked, c.held = false, nil
+	if held == nil {
+		return nil
+	}
+	defer c.buffers.give(held)
+	_, err := c.Conn.Write(held.data)
+	return err
 }
 
 // cork holds back what is written to the request's connection until release is
@@ -57,27 +74,16 @@ func cork(r *http.Request) (release func()) {
 		return func() {}
 	}
 	state.corks.mu.Lock()
+	defer state.corks.mu.Unlock()
 	state.corks.corked = true
-	state.corks.mu.Unlock()
 	return state.corks.uncork
 }
 
 func (c *corkConn) uncork() {
 	c.mu.Lock()
-	held := c.held
-	c.corked, c.held = false, nil
-	c.mu.Unlock()
-	if len(held) == 0 {
-		return
-	}
-	if _, err := c.Conn.Write(held); err != nil {
-		_ = c.Close() // net/http believes that it was sent
-		return
-	}
-	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.held == nil {
-		c.held = held[:0]
+	if err := c.flush(); err != nil {
+		_ = c.Close() // net/http believes that it was sent
 	}
 }
 

@@ -42,7 +42,7 @@ func corked(c *corkConn) func() {
 func TestCork(t *testing.T) {
 	t.Parallel()
 	below := &wire{}
-	c := &corkConn{Conn: below}
+	c := &corkConn{Conn: below, buffers: &buffers{}}
 	_, _ = c.Write([]byte("a"))
 	release := corked(c)
 	_, _ = c.Write([]byte("b"))
@@ -77,7 +77,7 @@ func TestCorkKeepsBytes(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		below := &wire{}
-		c := &corkConn{Conn: below}
+		c := &corkConn{Conn: below, buffers: &buffers{}}
 		var want bytes.Buffer
 		release := func() {}
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {

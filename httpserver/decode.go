@@ -69,6 +69,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, live *snapshot, na
 	if r.ContentLength > limits.BodyBytes {
 		// Once its reader has refused, the server lets the client finish
 		// sending for a moment; it would not see the answer otherwise.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second)) // it may send nothing
 		_, _ = http.MaxBytesReader(w, r.Body, 0).Read(make([]byte, 1))
 		return nil, release, refused(http.StatusRequestEntityTooLarge, "the body has %d bytes, at most %d are read (server.limits.bodyBytes)", r.ContentLength, limits.BodyBytes)
 	}
@@ -80,6 +81,12 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, live *snapshot, na
 		return nil, release, err
 	}
 	release = func() { s.bodies.Release(size) }
+	defer func() {
+		if p := recover(); p != nil {
+			release() // nobody else will
+			panic(p)
+		}
+	}()
 	buffer := s.buffers.take(int(min(max(size, minBody), maxKeptBody)))
 	defer s.buffers.give(buffer)
 	if buffer.data, err = readBody(buffer.data[:0], w, r, limits, until); err != nil {

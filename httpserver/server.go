@@ -244,7 +244,7 @@ func (s *Server) Serve(ctx context.Context, webhook, admin net.Listener) error {
 	side.ReadTimeout, side.IdleTimeout = 10*time.Second, 30*time.Second
 
 	group, ctx := errgroup.WithContext(ctx)
-	webhook = corkListener{netutil.LimitListener(webhook, s.opts.Connections)}
+	webhook = corkListener{netutil.LimitListener(webhook, s.opts.Connections), &s.buffers}
 	if s.opts.TLS != nil {
 		webhook = tls.NewListener(webhook, s.opts.TLS.Config())
 	}

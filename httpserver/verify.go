@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -90,9 +91,15 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 func (s *Server) work(ctx context.Context, answerBy time.Time, b *batch, rest []job) {
 	ctx, cancel := context.WithDeadline(ctx, answerBy)
 	defer cancel()
-	s.run(ctx, b, rest)
+	// Workers stop a little before, so that they can say why.
+	working, stop := context.WithDeadline(ctx, answerBy.Add(-lastWords))
+	defer stop()
+	s.run(ctx, working, b, rest)
 	b.finish(ctx)
 }
+
+// lastWords is the time that a worker has to find out why time ran out.
+const lastWords = 15 * time.Millisecond
 
 // laneOf is who asks. Gatekeeper's audit sends what its admission sends; a
 // Provider that only audit uses can say so with "?lane=audit" in its URL.
@@ -134,7 +141,7 @@ func (b *batch) recall(now time.Time) []job {
 // run decides on all subjects at once, as far as the bounds allow, and returns
 // when all are done or ctx ends. What is late then belongs to the server's
 // wait group and may still write to the batch, which nobody reads any more.
-func (s *Server) run(ctx context.Context, b *batch, jobs []job) {
+func (s *Server) run(ctx, working context.Context, b *batch, jobs []job) {
 	if len(jobs) == 0 {
 		return
 	}
@@ -151,8 +158,7 @@ func (s *Server) run(ctx context.Context, b *batch, jobs []job) {
 			}
 			group.Go(func() error {
 				defer s.hosts.part(host)
-				result, err := b.live.Decider.Verify(ctx, j.req)
-				b.put(j, result, err)
+				s.decide(working, b, j)
 				return nil
 			})
 		}
@@ -162,6 +168,19 @@ func (s *Server) run(ctx context.Context, b *batch, jobs []job) {
 	case <-done:
 	case <-ctx.Done():
 	}
+}
+
+// decide decides on one subject. A panic in the making of its answer is an answer
+// of its own.
+func (s *Server) decide(ctx context.Context, b *batch, j job) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.opts.Logger.Error("panic while answering", "panic", p, "stack", string(debug.Stack()), "trace_id", b.trace)
+			b.put(j, executor.Result{Request: j.req}, errPanic)
+		}
+	}()
+	result, err := b.live.Decider.Verify(ctx, j.req)
+	b.put(j, result, err)
 }
 
 var errQueueFull = fmt.Errorf("%w: too many images of this registry wait", referrerstore.ErrBusy)
@@ -233,11 +252,11 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		status, text = refusal.status, refusal.Error()
 	}
 	s.metrics.requests.WithLabelValues(statusLabel(status)).Inc()
-	s.opts.Logger.Info("request refused", "status", status, "reason", text, "peer", r.RemoteAddr)
 	w.Header().Set("Connection", "close")
 	deadline := time.Now().Add(time.Second)
 	_ = http.NewResponseController(w).SetReadDeadline(deadline) // best effort: it is closed anyway
 	s.write(w, r, status, deadline, encodeSystemError(text))
+	s.opts.Logger.Info("request refused", "status", status, "reason", text, "peer", r.RemoteAddr)
 }
 
 func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, deadline time.Time, body []byte) {
@@ -253,6 +272,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, deadl
 	defer release()
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that has gone is not our error
+	_ = http.NewResponseController(w).Flush()
 }
 
 // record counts and logs one line for the request and one for each verdict

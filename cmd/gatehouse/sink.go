@@ -39,11 +39,11 @@ func newSink(to io.Writer) *sink {
 func (s *sink) Write(line []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.lines) == 0 {
-		s.timer.Reset(sinkTime)
-	}
 	if len(s.lines)+len(line) > sinkBytes {
 		s.flush()
+	}
+	if len(s.lines) == 0 {
+		s.timer.Reset(sinkTime)
 	}
 	s.lines = append(s.lines, line...)
 	err := s.failed

@@ -30,6 +30,9 @@ const (
 	// enowLater answers, or a refusal among them, tell the rate; fewer that were
 	// all admitted only its lower end.
 	enowLater = 4
+	// fewAfter answers do not tell a rate, which may be farBelow times what they
+	// would make it.
+	fewAfter, farBelow = 2, 50
 	// heavyPart is the part of refusals above which the rate was wrong rather than
 	// probed. What is left after a rate was cut to what had been admitted,
 	// stillHeavy of what it was, has nothing to do with the rate.
@@ -87,6 +90,10 @@ func (e *episode) guess() (least, likely float64) {
 		most = max(least, float64(n+1)/took)
 	}
 	least = min(least, most)
+	if e.after < fewAfter {
+		// So few say little, and a guess far below the rate takes long to mend.
+		return least, math.Sqrt(least * min(most, farBelow*least))
+	}
 	if e.after == e.later && e.later < enowLater {
 		return least, math.Sqrt(least * most)
 	}

@@ -56,6 +56,7 @@ func (c *client) bearer(ctx context.Context, known *challenge, repository string
 		var err error
 		traced, span := c.store.tracer.join(ctx, "token")
 		t, err = patiently(traced, c.store.patience, c.store.tokens, key, func(own context.Context) (token, error) {
+			own = referrerstore.WithWork(own, referrerstore.WorkOf(ctx))
 			return c.fetchToken(c.store.tracer.aboard(own, traced), known, key)
 		})
 		finish(span, err)
