@@ -46,6 +46,11 @@ func (a proven) check() error {
 	if len(a.Listed) == 0 || len(a.Wanted) == 0 {
 		return errors.New("an artifact that nobody lists or judges")
 	}
+	for _, l := range a.Listed {
+		if l.Artifact.Digest != a.digest() {
+			return fmt.Errorf("one artifact with the digests %s and %s", a.digest(), l.Artifact.Digest)
+		}
+	}
 	seen := make(map[string]bool)
 	for _, k := range a.Reports {
 		name := k.Report.Verifier
@@ -53,6 +58,9 @@ func (a proven) check() error {
 			return fmt.Errorf("a report of %q, who does not judge the artifact, or has", name)
 		}
 		seen[name] = true
+		if k.Report.Outcome == verifier.Passed && k.Report.Statement == "" {
+			return errors.New("a report that passed and says nothing")
+		}
 		if k.Report.Outcome != verifier.Passed && k.Report.Outcome != verifier.Failed {
 			return fmt.Errorf("outcome %d", k.Report.Outcome)
 		}

@@ -183,7 +183,7 @@ func (w *Work) SetHold(h Hold) {
 	w.mu.Lock()
 	same := w.hold == h
 	w.hold = h
-	tell := w.audience(same || w.running > 0)
+	tell := w.audience(same || (w.running > 0 && h.Err != nil)) // that a hold is over is always news
 	w.mu.Unlock()
 	for _, fn := range tell {
 		fn(h)
