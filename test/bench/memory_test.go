@@ -97,7 +97,7 @@ func manyAbsent(tb testing.TB, n int) results.Result {
 	idle := reset(tb, p)
 	line := results.Series{Name: "resident"}
 	var live []float64
-	left := inBatches(tb, p, keys, min(n/120, 500), func(done int) {
+	left := inBatches(tb, p, keys, 500, func(done int) {
 		line.Points = append(line.Points, [2]float64{float64(done), float64(must(p.Memory())(tb).Resident) / mib})
 		live = append(live, liveHeap(tb, p)/mib)
 	})
