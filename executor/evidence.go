@@ -57,12 +57,17 @@ func (g *gathering) decide() {
 	if g.decision != Undecided || (g.pl.rule.EvaluateAll && g.pending > 0) || (g.anew && !g.listsOver()) {
 		return // whoever asked for the list anew wants all of it
 	}
-	evidence := g.evidence()
-	evidence.Settled = g.pending == 0 && len(g.listErrs) == 0
-	g.decision = g.pl.rule.Requirement.Decide(evidence)
-	if g.decision != Undecided {
+	if g.decision = g.verdict(); g.decision != Undecided {
 		g.cancel(errDecided)
 	}
+}
+
+// verdict is what the policy makes of all that is known at this moment. It is
+// called with mu held.
+func (g *gathering) verdict() Decision {
+	evidence := g.evidence()
+	evidence.Settled = g.pending == 0 && len(g.listErrs) == 0
+	return g.pl.rule.Requirement.Decide(evidence)
 }
 
 // listsOver says whether every list has come to its end, whatever that was. It
@@ -100,9 +105,7 @@ func (g *gathering) evidence() Evidence {
 func (g *gathering) holds() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	evidence := g.evidence()
-	evidence.Settled = g.pending == 0 && len(g.listErrs) == 0
-	return g.decision != Allowed || g.pl.rule.Requirement.Decide(evidence) == Allowed
+	return g.decision != Allowed || g.verdict() == Allowed
 }
 
 // reports are in the order of stores and their lists, without those that the

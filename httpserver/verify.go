@@ -142,9 +142,6 @@ func (b *batch) recall(now time.Time) []job {
 // when all are done or ctx ends. What is late then belongs to the server's
 // wait group and may still write to the batch, which nobody reads any more.
 func (s *Server) run(ctx, working context.Context, b *batch, jobs []job) {
-	if len(jobs) == 0 {
-		return
-	}
 	done := make(chan struct{})
 	s.workers.Go(func() {
 		defer close(done)
