@@ -106,7 +106,8 @@ type Key struct {
 	// Identity names who asks, since registries count clients apart. It is
 	// shown in the status: a name, never a secret.
 	Identity string
-	// Kind is "" for the registry and "token" for a token service.
+	// Kind is "" for the registry, "token" for a token service, and "pull",
+	// "pull-lookup" and "pull-token" for what is pulled rather than judged.
 	Kind string
 }
 

@@ -95,7 +95,8 @@ func (c *collector) labelsOf(key Key, named bool) labels {
 	if _, labelled := c.hosts[key.Host]; named && labelled {
 		l.host = key.Host
 	}
-	if key.Kind == "" || key.Kind == "token" {
+	switch key.Kind {
+	case "", "token", "pull", "pull-lookup", "pull-token": // others would be labels without a bound
 		l.kind = kindOf(key)
 	}
 	return l

@@ -55,9 +55,10 @@ func (c *client) bearer(ctx context.Context, known *challenge, repository string
 	if !held {
 		var err error
 		traced, span := c.store.tracer.join(ctx, "token")
-		t, err = patiently(traced, c.store.patience, c.store.tokens, key, func(own context.Context) (token, error) {
+		by := callOf(ctx).purpose()
+		t, err = patiently(traced, c.store.patience, c.store.ways[by].tokens, key, func(own context.Context) (token, error) {
 			own = referrerstore.WithWork(own, referrerstore.WorkOf(ctx))
-			return c.fetchToken(c.store.tracer.aboard(own, traced), known, key)
+			return c.fetchToken(c.store.tracer.aboard(own, traced), by, known, key)
 		})
 		finish(span, err)
 		if err != nil {

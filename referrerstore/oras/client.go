@@ -47,8 +47,7 @@ type client struct {
 	source *credential.Keeper // of credentials; nil without
 	base   url.URL            // scheme and host that requests go to
 
-	tokenSlots   *semaphore.Weighted // of requests for tokens
-	tokensWanted atomic.Int64        // under way, or waiting for a slot
+	tokens [purposes]tokenQueue // requests for tokens
 
 	lastUsed   atomic.Int64              // unix nanoseconds, for eviction
 	challenge  atomic.Pointer[challenge] // nil until learned
@@ -87,21 +86,24 @@ func (s *Store) client(host string) *client {
 func (s *Store) newClient(key clientKey, source *credential.Keeper) *client {
 	c := &client{
 		store: s, key: key, source: source,
-		base:       s.base(key.host),
-		tokenSlots: semaphore.NewWeighted(maxTokenRequests),
+		base: s.base(key.host),
+	}
+	for i := range c.tokens {
+		c.tokens[i].slots = semaphore.NewWeighted(maxTokenRequests)
 	}
 	c.lastUsed.Store(time.Now().UnixNano())
 	return c
 }
 
-// requests says when a request may go to the host, and asking when one may go to
-// its token service.
-func (c *client) requests() *governor.Host {
-	return c.store.governor.Host(governor.Key{Host: c.key.host, Identity: c.key.identity})
-}
+// requests says when a request for what is judged may go to the host, and asking
+// when one may go to its token service.
+func (c *client) requests() *governor.Host { return c.turns(turnsRegistry) }
 
-func (c *client) asking() *governor.Host {
-	return c.store.governor.Host(governor.Key{Host: c.key.host, Identity: c.key.identity, Kind: string(kindToken)})
+func (c *client) asking() *governor.Host { return c.turns(turnsToken) }
+
+// turns says when a request may go that waits among those of a kind.
+func (c *client) turns(kind string) *governor.Host {
+	return c.store.governor.Host(governor.Key{Host: c.key.host, Identity: c.key.identity, Kind: kind})
 }
 
 // evict forgets the quarter of the clients that was not used for longest. A
@@ -145,6 +147,12 @@ const (
 	kindBlob      kind = "blob"
 	kindToken     kind = "token"
 	kindChallenge kind = "challenge"
+
+	// What is asked for by whoever pulls.
+	kindPullManifest kind = "pull_manifest"
+	kindPullBlob     kind = "pull_blob"
+	kindHasBlob      kind = "has_blob"
+	kindTags         kind = "tags"
 )
 
 // call says what a request is part of. It travels in the request's context,
@@ -153,6 +161,7 @@ type call struct {
 	kind       kind
 	repository string
 	size       int64  // of the content asked for; -1 if not known
+	offset     int64  // where a pull is to begin
 	mirrorOf   string // the host that a mirror is asked in place of
 	page       *page  // what a list of referrers holds
 }
@@ -215,11 +224,17 @@ func (c *client) try(req *http.Request, of *call) (*http.Response, error) {
 
 // admit decides what oras-go gets to see of an answer.
 func (of *call) admit(resp *answer) error {
+	if of.kind == kindHasBlob && resp.Request.Method == http.MethodHead && headUseless(resp) {
+		return fmt.Errorf("%w: status %d", errHeadUseless, resp.StatusCode)
+	}
 	if resp.StatusCode == http.StatusNotFound && !resp.elsewhere {
 		return nil
 	}
 	if resp.StatusCode == http.StatusNotFound {
 		return fmt.Errorf("%w: the host it redirects to has it not", referrerstore.ErrUnavailable)
+	}
+	if of.offset > 0 && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable) {
+		return nil // to a request for a range
 	}
 	if resp.StatusCode != http.StatusOK {
 		return statusError(resp.Response)
@@ -235,7 +250,7 @@ func (of *call) admit(resp *answer) error {
 		// are read once, from the first on.
 		resp.Header.Del("Docker-Content-Digest")
 		resp.Header.Del("Accept-Ranges")
-	default: // resolve reads a bounded body at most
+	default: // what else there is bounds its body itself
 	}
 	return nil
 }

@@ -38,7 +38,15 @@ func ExampleStore() {
 	fmt.Println(subject.Descriptor.MediaType, err)
 	data, err := referrerstore.ReadAll(ctx, store, subject, subject.Descriptor, 1<<20)
 	fmt.Println(len(data) == int(subject.Descriptor.Size), err)
+	pulled, err := store.PullManifest(ctx, ref)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pulled.Body.Close()
+	fmt.Println(pulled.Digest == subject.Descriptor.Digest, pulled.Size == subject.Descriptor.Size)
 	// Output:
 	// application/vnd.oci.image.manifest.v1+json <nil>
 	// true <nil>
+	// true true
 }

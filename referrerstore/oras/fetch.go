@@ -46,7 +46,9 @@ func (s *Store) fetch(ctx context.Context, ref referrerstore.Reference, desc oci
 		return nil, fmt.Errorf("%w: %w", referrerstore.ErrProtocol, err)
 	}
 	for _, m := range s.set.mirrors[ref.Registry] {
-		if stream := s.fromMirror(ctx, m, ref, desc, offset); stream != nil {
+		if stream := s.fromMirror(ctx, m, func(ctx context.Context) (io.ReadCloser, error) {
+			return s.open(ctx, m.host, ref, desc, offset)
+		}); stream != nil {
 			return stream, nil
 		}
 	}
@@ -72,14 +74,15 @@ func (s *Store) open(ctx context.Context, host string, ref referrerstore.Referen
 	return &stream{body: body, hash: desc.Digest.Algorithm().Hash(), desc: desc, skip: offset}, nil
 }
 
-// fromMirror is nil if the mirror does not deliver, for whatever reason.
-func (s *Store) fromMirror(ctx context.Context, m *mirror, ref referrerstore.Reference, desc ocispec.Descriptor, offset int64) io.ReadCloser {
+// fromMirror is what open brings from the mirror, nil if it does not deliver, for
+// whatever reason.
+func (s *Store) fromMirror(ctx context.Context, m *mirror, open func(context.Context) (io.ReadCloser, error)) io.ReadCloser {
 	if time.Now().UnixNano() < m.downUntil.Load() {
 		return nil
 	}
 	own, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(patience(ctx), func() { cancel(errMirrorSlow) })
-	body, err := s.open(own, m.host, ref, desc, offset)
+	body, err := open(own)
 	if !timer.Stop() && err == nil {
 		err = errors.Join(errMirrorSlow, body.Close())
 	}

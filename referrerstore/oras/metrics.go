@@ -20,7 +20,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "gatehouse_registry_requests_total",
-			Help: "Requests to registries and token services by kind (resolve, referrers, manifest, blob, token, challenge) and class of status.",
+			Help: "Requests to registries and token services by kind (resolve, referrers, manifest, blob, token, challenge; for pulls pull_manifest, pull_blob, has_blob, tags) and class of status.",
 		}, []string{"kind", "status"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                        "gatehouse_registry_request_duration_seconds",

@@ -52,7 +52,9 @@ type settings struct {
 	realms     map[string]map[string]bool
 	mirrors    map[string][]*mirror
 	transports *transports
-	files      []string
+	// pullTransports are the same ways with connections of their own.
+	pullTransports *transports
+	files          []string
 }
 
 // mirror is a host that may have another's content.
@@ -206,9 +208,8 @@ func (set *settings) readTransports(opts Options, deps Deps) error {
 	if err != nil {
 		return err
 	}
-	set.transports = &transports{open: newRoutes(open, authorities)}
-	set.transports.strict = set.transports.open
 	if len(private) == 0 {
+		set.transports, set.pullTransports = newTransports(open, nil, authorities), newTransports(open, nil, authorities)
 		return nil
 	}
 	where += ", and so the host that leads there"
@@ -216,7 +217,7 @@ func (set *settings) readTransports(opts Options, deps Deps) error {
 	if err != nil {
 		return err
 	}
-	set.transports.strict = newRoutes(strict, authorities)
+	set.transports, set.pullTransports = newTransports(open, strict, authorities), newTransports(open, strict, authorities)
 	return nil
 }
 

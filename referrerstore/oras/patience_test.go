@@ -84,14 +84,15 @@ func TestTokenQueueIsBounded(t *testing.T) {
 	r := newRegistry(t, registryOptions{bearer: true})
 	store := newStore(t, Options{}, Deps{}, r)
 	c := store.client(r.host())
-	c.tokensWanted.Store(maxTokensWanted)
+	queue := &c.tokens[judging]
+	queue.wanted.Store(maxTokensWanted)
 	subject := images(t, r, 1)[0]
 	if _, err := store.Resolve(t.Context(), subject.Reference); !errors.Is(err, referrerstore.ErrBusy) {
 		t.Errorf("%v, want ErrBusy", err)
 	}
-	c.tokensWanted.Store(0)
+	queue.wanted.Store(0)
 	resolveAll(t, store, []referrerstore.Subject{subject})
-	if n := c.tokensWanted.Load(); n != 0 || store.tokenBytes.InUse() != 0 || !c.tokenSlots.TryAcquire(maxTokenRequests) {
+	if n := queue.wanted.Load(); n != 0 || store.tokenBytes.InUse() != 0 || !queue.slots.TryAcquire(maxTokenRequests) {
 		t.Errorf("%d are waiting, %d bytes are held", n, store.tokenBytes.InUse())
 	}
 }

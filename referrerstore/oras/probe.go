@@ -61,7 +61,8 @@ func patiently[K comparable, V any](ctx context.Context, patience time.Duration,
 // finds the host known.
 func (c *client) first(req *http.Request) (*answer, *challenge, error) {
 	mine := &handover{}
-	learned, err := patiently(req.Context(), c.store.patience, c.store.probes, c.key, func(own context.Context) (*challenge, error) {
+	probes := c.store.ways[callOf(req.Context()).purpose()].probes
+	learned, err := patiently(req.Context(), c.store.patience, probes, c.key, func(own context.Context) (*challenge, error) {
 		if known := c.challenge.Load(); known != nil {
 			return known, nil
 		}

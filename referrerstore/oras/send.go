@@ -50,24 +50,28 @@ func (a *answer) keep() error {
 // send sends one request when the governor says so; it counts as under way
 // until its body is closed. Errors are classified, and so are those of the body.
 func (c *client) send(req *http.Request, authorization string) (*answer, error) {
-	ctx, span := c.store.tracer.request(req.Context(), req.Method, req.URL, callOf(req.Context()).kind)
+	of := callOf(req.Context())
+	ctx, span := c.store.tracer.request(req.Context(), req.Method, req.URL, of.kind)
 	work := referrerstore.WorkOf(ctx)
-	permit, err := c.requests().Acquire(ctx)
+	permit, err := c.turns(of.kind.turns()).Acquire(ctx)
 	if err != nil {
 		work.SetHold(referrerstore.Hold{}) // of one that waits no longer
 		finish(span, err)
 		return nil, unsent(ctx, err)
 	}
 	ended := work.Started()
-	free := func() { ended(); permit.Release() }
+	watched, watch := c.store.watch(ctx, of)
+	free := func() { watch.end(); ended(); permit.Release() }
 	span.AddEvent(eventSent)
-	out := req.Clone(withTrail(ctx, &trail{}))
+	out := req.Clone(withTrail(watched, &trail{}))
 	out.Header.Set("User-Agent", userAgent)
 	if authorization != "" {
 		out.Header.Set("Authorization", authorization)
 	}
 	begun := time.Now()
-	resp, err := c.store.http.Do(out) //nolint:bodyclose // whoever receives the answer closes it
+	resp, err := c.store.ways[of.purpose()].http.Do(out) //nolint:bodyclose // whoever receives the answer closes it
+	err = watch.explain(err)
+	watch.rest()
 	took := time.Since(begun)
 	is := kindOf(req, resp, authorization)
 	c.store.metrics.observe(is, resp, took)
@@ -80,7 +84,7 @@ func (c *client) send(req *http.Request, authorization string) (*answer, error) 
 	}
 	answered(span, req.Method, is, resp)
 	a := &answer{Response: resp, elsewhere: !sameOrigin(resp.Request.URL, req.URL)}
-	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, free: free, span: span}
+	resp.Body = &body{ReadCloser: resp.Body, ctx: ctx, watch: watch, free: free, span: span}
 	// What oras-go prints and resolves links against is the request it made:
 	// the URL of a redirect may be a signed one.
 	resp.Request = req
@@ -106,15 +110,16 @@ func (c *client) explain(err error) error {
 // its span when it is closed.
 type body struct {
 	io.ReadCloser
-	ctx  context.Context //nolint:containedctx // a reader has no other way to see its call's end
-	free func()
-	span trace.Span
+	ctx   context.Context //nolint:containedctx // a reader has no other way to see its call's end
+	watch *watch
+	free  func()
+	span  trace.Span
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
+	n, err := b.watch.read(b.ReadCloser, p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		if err = networkError(b.ctx, err); b.ctx.Err() == nil && errors.Is(err, referrerstore.ErrUnavailable) {
+		if err = networkError(b.ctx, b.watch.explain(err)); b.ctx.Err() == nil && errors.Is(err, referrerstore.ErrUnavailable) {
 			err = fmt.Errorf("%w: %w", referrerstore.ErrBrokenOff, err)
 		}
 		fault(b.span, err)

@@ -17,6 +17,12 @@
 //
 //   - credentials.go: what sources of package credential get of the store.
 //
+//   - pull.go, body.go, contentrange.go: raw pulls, by whoever hashes himself;
+//     tags.go, link.go: lists of tags.
+//
+//   - way.go, silence.go: what keeps pulls and judgements apart, and how long a
+//     registry that is pulled from may say nothing.
+//
 //   - page.go: the bound on what lists of referrers may cost.
 //
 //   - errors.go: from answers to the sentinels of package referrerstore.
@@ -33,7 +39,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/url"
 	"sync"
 	"time"
@@ -91,8 +96,8 @@ type Store struct {
 	metrics *metrics
 	tracer  tracer
 
-	http      *http.Client // to registries; follows redirects without credentials
-	tokenHTTP *http.Client // to token services
+	ways    [purposes]way
+	silence silence // of registries that are pulled from
 
 	// clients holds clientKey -> *client, one for each registry host and
 	// identity, shared by all who ask. Keys are written once and read by every
@@ -101,9 +106,7 @@ type Store struct {
 	growing sync.Mutex // guards count and insertion into clients
 	count   int
 
-	probes   *flight.Group[attempt[clientKey], *challenge]
 	bases    *flight.Group[attempt[clientKey], *challenge]
-	tokens   *flight.Group[attempt[tokenKey], token]
 	patience time.Duration // of whoever joins a flight
 
 	governor    *governor.Governor
@@ -112,7 +115,7 @@ type Store struct {
 	tokenBytes  *referrerstore.Budget // of the answers of token services
 }
 
-var _ referrerstore.Store = (*Store)(nil)
+var _ referrerstore.Puller = (*Store)(nil)
 
 // New reads the files that the options name and makes a store. Flights end with
 // ctx or Close, whichever comes first. Errors name the option at fault.
@@ -127,11 +130,9 @@ func New(ctx context.Context, name string, opts Options, deps Deps) (*Store, err
 	}
 	s := &Store{
 		name: name, set: set, budget: deps.Budget, logger: deps.Logger, metrics: m, tracer: newTracer(deps.Tracer),
-		http:       &http.Client{Transport: set.transports, CheckRedirect: checkRedirect},
-		tokenHTTP:  &http.Client{Transport: set.transports, CheckRedirect: checkTokenRedirect},
-		probes:     flight.New[attempt[clientKey], *challenge](ctx),
+		ways:       [purposes]way{judging: newWay(ctx, set.transports), pulling: newWay(ctx, set.pullTransports)},
+		silence:    silence{header: headerSilence, body: bodySilence},
 		bases:      flight.New[attempt[clientKey], *challenge](ctx),
-		tokens:     flight.New[attempt[tokenKey], token](ctx),
 		tokenCache: newTokenCache(maxTokens, maxTokenCacheBytes),
 		tokenBytes: referrerstore.NewSharedBudget(maxTokenReading, maxTokenReadingByHost),
 		patience:   joinPatience,
@@ -156,11 +157,11 @@ func New(ctx context.Context, name string, opts Options, deps Deps) (*Store, err
 // Close ends the flights and closes idle connections. Calls that are under way
 // may fail with ErrUnavailable.
 func (s *Store) Close() {
-	s.probes.Close()
 	s.bases.Close()
-	s.tokens.Close()
 	s.credentials.Close()
-	s.set.transports.CloseIdleConnections()
+	for _, w := range s.ways {
+		w.close()
+	}
 }
 
 // Name is the configured name.

@@ -53,10 +53,10 @@ var (
 //
 // Specification: https://distribution.github.io/distribution/spec/auth/token/
 // and, with an identity token, .../spec/auth/oauth/.
-func (c *client) fetchToken(ctx context.Context, known *challenge, key tokenKey) (token, error) {
+func (c *client) fetchToken(ctx context.Context, by purpose, known *challenge, key tokenKey) (token, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, tokenTimeout, errTokenTimeout)
 	defer cancel()
-	t, err := c.queueToken(ctx, known, key)
+	t, err := c.queueToken(ctx, by, known, key)
 	if err != nil {
 		c.doubt(known)
 		if !isSentinel(err) {
@@ -69,26 +69,27 @@ func (c *client) fetchToken(ctx context.Context, known *challenge, key tokenKey)
 
 // queueToken waits for its turn among the requests of this client: a token
 // service that hangs keeps only its own registry waiting.
-func (c *client) queueToken(ctx context.Context, known *challenge, key tokenKey) (token, error) {
-	defer c.tokensWanted.Add(-1)
-	if c.tokensWanted.Add(1) > maxTokensWanted {
+func (c *client) queueToken(ctx context.Context, by purpose, known *challenge, key tokenKey) (token, error) {
+	queue := &c.tokens[by]
+	defer queue.wanted.Add(-1)
+	if queue.wanted.Add(1) > maxTokensWanted {
 		return token{}, fmt.Errorf("%w: %d tokens are being waited for", referrerstore.ErrBusy, maxTokensWanted)
 	}
-	if err := c.tokenSlots.Acquire(ctx, 1); err != nil {
+	if err := queue.slots.Acquire(ctx, 1); err != nil {
 		return token{}, context.Cause(ctx)
 	}
-	defer c.tokenSlots.Release(1)
+	defer queue.slots.Release(1)
 	if t, ok := c.store.tokenCache.get(key, time.Now()); ok {
 		return t, nil // another flight was faster
 	}
-	t, err := c.askToken(ctx, known, key)
+	t, err := c.askToken(ctx, by, known, key)
 	if err == nil {
 		c.store.tokenCache.put(key, t)
 	}
 	return t, err
 }
 
-func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (token, error) {
+func (c *client) askToken(ctx context.Context, by purpose, known *challenge, key tokenKey) (token, error) {
 	cred, _, err := c.credentials(ctx)
 	if err != nil {
 		return token{}, err
@@ -108,7 +109,7 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 	}
 	traced, span := c.store.tracer.request(ctx, req.Method, realm, kindToken)
 	defer span.End()
-	permit, err := c.asking().Acquire(traced)
+	permit, err := c.turns(by.tokenTurns()).Acquire(traced)
 	if err != nil {
 		fault(span, err)
 		return token{}, fmt.Errorf("from %s: %w", realm.Host, unsent(ctx, err))
@@ -116,7 +117,7 @@ func (c *client) askToken(ctx context.Context, known *challenge, key tokenKey) (
 	defer permit.Release()
 	span.AddEvent(eventSent)
 	begun := time.Now()
-	resp, err := c.store.tokenHTTP.Do(req)
+	resp, err := c.store.ways[by].tokenHTTP.Do(req)
 	took := time.Since(begun)
 	c.store.metrics.observe(kindToken, resp, took)
 	permit.Answered(outcome(ctx, resp, err, took))

@@ -34,6 +34,17 @@ type transports struct {
 
 var _ http.RoundTripper = (*transports)(nil)
 
+// newTransports makes transports with connections of their own; a nil strict is
+// open.
+func newTransports(open, strict *guard.Guard, authorities map[string]*x509.CertPool) *transports {
+	t := &transports{open: newRoutes(open, authorities)}
+	t.strict = t.open
+	if strict != nil {
+		t.strict = newRoutes(strict, authorities)
+	}
+	return t
+}
+
 // RoundTrip sends the request on the transport of its host. A redirect that a
 // host with a public address answers with is followed to public addresses only.
 func (t *transports) RoundTrip(req *http.Request) (*http.Response, error) {

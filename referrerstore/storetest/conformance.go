@@ -31,6 +31,9 @@ type Seed struct {
 	// Altered is content of the same size and repository under whose digest
 	// the place behind the store keeps other bytes.
 	Altered ocispec.Descriptor
+	// Tags are all tags of the subject's repository, three at least, in the
+	// order of the place behind the store. RunPuller alone needs them.
+	Tags []string
 	// Foreign is a host that the store does not serve; empty if it serves all.
 	Foreign string
 	// Stall makes what is behind the store stop answering.

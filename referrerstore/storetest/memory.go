@@ -1,11 +1,11 @@
 // Package storetest has what tests of stores, and of those who use stores,
 // share.
 //
-// [Run] is the conformance suite of the Store role: every store calls it from
-// a test of its own, with a [Seed] that says what the store holds. [Memory] is
-// a Store that keeps all in memory, counts what is asked of it and fails as it
-// is told to. Both are for tests only: helpers panic where their caller is
-// wrong.
+// [Run] is the conformance suite of the Store role, and [RunPuller] that of the
+// Puller role: every store calls it from a test of its own, with a [Seed] that
+// says what the store holds. [Memory] is a Puller that keeps all in memory, counts
+// what is asked of it and fails or lies as it is told to. All are for tests only:
+// helpers panic where their caller is wrong.
 package storetest
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
-// Memory is a Store in memory. Its methods, the helpers that add content among
+// Memory is a Store and a Puller in memory. Its methods, the helpers that add content among
 // them, are safe for concurrent use; its exported fields are set before it is
 // used.
 type Memory struct {
@@ -38,8 +38,17 @@ type Memory struct {
 	// ReadFault is called before each Read of a stream that Fetch opened.
 	ReadFault func(ctx context.Context, desc ocispec.Descriptor) error
 	// Alter changes the bytes that a stream delivers under a descriptor; it
-	// returns others rather than changing those it is given.
+	// returns others rather than changing those it is given. For pulls the
+	// descriptor is what is kept, whatever BendPull makes of it.
 	Alter func(desc ocispec.Descriptor, data []byte) []byte
+	// PullFault is called by the methods of Puller before they answer.
+	PullFault func(ctx context.Context, p Pull) error
+	// PullReadFault is called before each Read of a pull's body, with the
+	// bytes that it has delivered.
+	PullReadFault func(ctx context.Context, p Pull, delivered int64) error
+	// BendPull may change what a pull says of itself, and its body, for the
+	// lies that registries tell.
+	BendPull func(p Pull, pulled *referrerstore.Pulled)
 
 	name string
 
@@ -48,12 +57,13 @@ type Memory struct {
 	counts Counts
 }
 
-var _ referrerstore.Store = (*Memory)(nil)
+var _ referrerstore.Puller = (*Memory)(nil)
 
 // Counts says how often a Memory was asked, by kind of call.
 type Counts struct {
-	Resolve, Referrers, Fetch int
-	// Bytes is how many bytes streams delivered.
+	Resolve, Referrers, Fetch             int
+	PullManifest, PullBlob, HasBlob, Tags int
+	// Bytes is how many bytes streams, those of pulls among them, delivered.
 	Bytes int64
 	// Open is how many streams were opened and not closed yet.
 	Open int

@@ -5,10 +5,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 
 	"cuelabs.dev/go/oci/ociregistry"
 	"github.com/opencontainers/go-digest"
@@ -70,6 +72,25 @@ func (r *Registry) pushImage(ctx context.Context, repo, tag, seed string, platfo
 	return r.pushJSON(ctx, repo, tag, manifest.MediaType, manifest)
 }
 
+// PushImageOf stores the manifest of an image for linux/amd64 with layers that are
+// there already, or never come. It cannot be run.
+func (r *Registry) PushImageOf(ctx context.Context, repo, tag string, layers ...ocispec.Descriptor) (ocispec.Descriptor, error) {
+	config, err := json.Marshal(ocispec.Image{
+		Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, RootFS: ocispec.RootFS{Type: "layers"},
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	manifest := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Layers: append([]ocispec.Descriptor{}, layers...), // never null
+	}
+	if manifest.Config, err = r.PushBlob(ctx, repo, ocispec.MediaTypeImageConfig, config); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("push image %s:%s: %w", repo, tag, err)
+	}
+	return r.pushJSON(ctx, repo, tag, manifest.MediaType, manifest)
+}
+
 func makeLayer(seed string) (layer []byte, diffID digest.Digest, err error) {
 	var packed bytes.Buffer
 	digester := digest.Canonical.Digester()
@@ -127,6 +148,22 @@ func (r *Registry) pushReferrer(ctx context.Context, repo string, subject ocispe
 func (r *Registry) PushBlob(ctx context.Context, repo, mediaType string, data []byte) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	return r.content.PushBlob(ctx, repo, desc, bytes.NewReader(data))
+}
+
+// PushLarge makes a blob of size bytes that no compression makes smaller, the
+// same for the same seed, and holds it once. It is for benchmarks: 256 MiB take
+// well under a second.
+func (r *Registry) PushLarge(repo, mediaType string, size int64, seed uint64) ocispec.Descriptor {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	data := make([]byte, size)
+	_, _ = rand.NewChaCha8(key).Read(data) // never fails
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: size}
+	c := r.content
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held[place{repo, desc.Digest, false}] = held{desc, data}
+	return desc
 }
 
 // PushManifest stores a manifest, under a tag too if it is not empty. What it

@@ -4,10 +4,11 @@
 // [Start] serves the distribution API, with the referrers API and token
 // authentication as [Options] ask. Content comes in through the API like
 // anywhere, or past it: [Registry.PushImage], [Registry.PushIndex] and
-// [Registry.PushReferrer] store well-formed content at once, and
-// [Registry.Plant] stores lies. [Registry.Stats] counts what clients asked
-// for. What a hostile registry does is a [Fault]; faults.go has the common
-// ones.
+// [Registry.PushReferrer] store well-formed content at once,
+// [Registry.PushLarge] a layer as large as it takes, and [Registry.Plant] lies.
+// [Registry.Stats] counts what clients asked for, [Registry.Paths] each path.
+// What a hostile registry does is a [Fault]; faults.go has the common ones, and
+// lies.go those that whoever pulls meets.
 //
 // What it costs is kept low, because it runs on the machine that is measured:
 // content is hashed once, lists of referrers are made once, latency is a timer.

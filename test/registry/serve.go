@@ -19,7 +19,7 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 	defer r.handling.Done()
 	kind := KindOf(req)
 	refusal := r.authorize(kind, req)
-	r.stats.begin(kind, refusal)
+	r.stats.begin(kind, refusal, req)
 	defer r.stats.end()
 	r.delay(req.Context())
 	answer := func(w http.ResponseWriter, req *http.Request) { r.answer(w, req, kind, refusal) }
@@ -73,6 +73,8 @@ func (r *Registry) answer(w http.ResponseWriter, req *http.Request, kind Kind, r
 		r.serveToken(w, req)
 	case r.opts.ReferrersPageSize > 0 && !r.opts.DisableReferrersAPI && isReferrersAPI(req):
 		r.servePage(w, req)
+	case kind == Blob:
+		r.serveBlob(w, req)
 	case r.opts.DisableReferrersAPI && req.Method == http.MethodPut:
 		r.api.ServeHTTP(&unawareWriter{w}, req)
 	default:

@@ -3,6 +3,7 @@ package registry
 import (
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -116,6 +117,18 @@ func (r *Registry) Stats() Stats {
 	return s
 }
 
+// Paths counts the requests that had the credentials they need, since the start
+// or the last reset, by method and path: "GET /v2/team/app/manifests/v1". Queries
+// are left out.
+func (r *Registry) Paths() map[string]int64 {
+	counts := make(map[string]int64)
+	r.stats.paths.Range(func(key, n any) bool {
+		counts[key.(string)] = n.(*atomic.Int64).Load()
+		return true
+	})
+	return counts
+}
+
 // ResetStats starts the count anew. Requests that are under way stay in Peak.
 func (r *Registry) ResetStats() {
 	c := &r.stats
@@ -126,26 +139,39 @@ func (r *Registry) ResetStats() {
 	c.throttled.Store(0)
 	c.connections.Store(0)
 	c.peak.Store(c.now.Load())
+	c.paths.Clear()
 }
 
 type counters struct {
 	kinds                                [kinds]atomic.Int64
 	unauthorized, throttled, connections atomic.Int64
 	now, peak                            atomic.Int64
+	paths                                sync.Map // "METHOD path" -> *atomic.Int64
 }
 
-func (c *counters) begin(kind Kind, refusal *refusal) {
+func (c *counters) begin(kind Kind, refusal *refusal, req *http.Request) {
 	if refusal != nil {
 		kind = Challenge
 		if refusal.presented {
 			c.unauthorized.Add(1)
 		}
+	} else {
+		c.path(req)
 	}
 	c.kinds[kind].Add(1)
 	now := c.now.Add(1)
 	for peak := c.peak.Load(); now > peak && !c.peak.CompareAndSwap(peak, now); {
 		peak = c.peak.Load()
 	}
+}
+
+func (c *counters) path(req *http.Request) {
+	key := req.Method + " " + req.URL.Path
+	n, ok := c.paths.Load(key)
+	if !ok {
+		n, _ = c.paths.LoadOrStore(key, new(atomic.Int64))
+	}
+	n.(*atomic.Int64).Add(1)
 }
 
 func (c *counters) end() { c.now.Add(-1) }
