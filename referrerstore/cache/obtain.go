@@ -1,0 +1,157 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
+)
+
+// errAgain says that what was missing is there now.
+var errAgain = errors.New("cache: look again")
+
+// Obtain answers from what is held, or by one pull that all who want the same
+// share. It returns as soon as the registry's header is there (at once for what is
+// held): the content may still be arriving. A caller that leaves does not
+// disturb the others; a pull that nobody follows goes on for a grace. Errors
+// reach all who wait and are then forgotten.
+func (c *Cache) Obtain(ctx context.Context, want Want, from Source) (*Content, error) {
+	const attempts = 8 // what comes may go again, but not for ever
+	outcome := outcomeHit
+	for range attempts {
+		content, err := c.get(want)
+		if err == nil && content.body != nil {
+			content.body = &rescued{body: content.body, ctx: ctx, want: want, from: from}
+		}
+		if errors.Is(err, referrerstore.ErrNotFound) {
+			content, outcome, err = c.fetch(ctx, want, from)
+		}
+		if errors.Is(err, errUnreadable) || errors.Is(err, errPassed) {
+			outcome = outcomePassed
+			content, err = pass(ctx, want, from)
+		}
+		if errors.Is(err, errAgain) {
+			continue
+		}
+		if err != nil {
+			c.count(want.Kind, outcomeFailed)
+			return nil, obtainError(want, err)
+		}
+		c.count(want.Kind, outcome)
+		return content, nil
+	}
+	c.count(want.Kind, outcomePassed)
+	return pass(ctx, want, from)
+}
+
+// obtainError names the content, once.
+func obtainError(want Want, err error) error {
+	return fmt.Errorf("obtain %s of %s/%s: %w", want.Digest, want.Scope.Registry, want.Scope.Repository, err)
+}
+
+// fetch brings in what is not held for the scope. It is errAgain if it then is.
+func (c *Cache) fetch(ctx context.Context, want Want, from Source) (content *Content, outcome string, err error) {
+	if ctx.Err() != nil {
+		return nil, outcomeFailed, context.Cause(ctx)
+	}
+	e := c.index.look(want.Digest)
+	switch {
+	case e == nil, c.index.orphan(e) && e.kind != want.Kind:
+		return c.obtainPull(ctx, want, from)
+	case e.kind != want.Kind: // only another scope's registry says so
+		return nil, outcomePassed, errPassed
+	}
+	if err := want.sizeIs(e.size); err != nil {
+		return nil, outcomeFailed, err
+	}
+	if err := c.confirm(ctx, want, from); err != nil {
+		return nil, outcomeFailed, err
+	}
+	return nil, outcomeConfirmed, errAgain
+}
+
+// confirm asks the registry whether it would hand out what came by way of another
+// scope, once for all who ask at the same time, and grants it.
+func (c *Cache) confirm(ctx context.Context, want Want, from Source) error {
+	key := pullKey{scope: want.Scope, digest: want.Digest, kind: want.Kind}
+	_, err := c.confirms.Do(ctx, key, func(ctx context.Context) (struct{}, error) {
+		if err := from.Confirm(ctx, want); err != nil {
+			return struct{}{}, err
+		}
+		if e := c.index.acquire(want.Digest); e != nil {
+			c.index.grant(want.Scope, e, mediaTypeOf(want, e.mediaType))
+			c.note(c.records(e)...)
+			e.release()
+		}
+		return struct{}{}, nil
+	})
+	if errors.Is(err, flight.ErrClosed) {
+		return ErrClosed
+	}
+	return err
+}
+
+// grant notes that the scope's registry hands out an acquired object.
+func (c *Cache) grant(scope Scope, e *entry, mediaType string) {
+	if before, granted := c.index.scope(scope).grants(e.digest); granted && before == mediaType {
+		return
+	}
+	c.index.grant(scope, e, mediaType)
+	c.note(record{Kind: recordGrant, Scope: scope, Digest: e.digest, MediaType: mediaType})
+}
+
+// obtainPull waits for the header of a pull, its own or one that is under way.
+func (c *Cache) obtainPull(ctx context.Context, want Want, from Source) (content *Content, outcome string, err error) {
+	if !c.mayKeep(want) {
+		return nil, outcomePassed, errPassed
+	}
+	p, joined, err := c.join(want, from)
+	if err != nil {
+		return nil, outcomeFailed, err
+	}
+	outcome = outcomePulled
+	if joined {
+		outcome = outcomeShared
+	}
+	stop := p.attend(ctx)
+	content, err = p.await(ctx, want, from, stop)
+	if err != nil {
+		stop()
+		p.leave()
+	}
+	return content, outcome, err
+}
+
+// mayKeep says, as far as it is known before the registry is asked, whether there
+// is any use in more than one reader's pull.
+func (c *Cache) mayKeep(want Want) bool {
+	if want.Kind != Blob || want.Size <= MaxReplicated {
+		return true
+	}
+	return c.health.ok() && (c.opts.MaxBytes == 0 || want.Size <= c.opts.MaxBytes)
+}
+
+// Put keeps content that the caller has whole in memory, of at most MaxManifest
+// bytes and does not change any more, on the word of the scope's registry. It is
+// there for Get when Put returns; the disk follows. ErrDigestMismatch if it is not
+// what want says, ErrKind if the digest is known to be something else.
+func (c *Cache) Put(want Want, data []byte) error {
+	if c.closed.Load() {
+		return ErrClosed
+	}
+	if err := want.check(); err != nil {
+		return err
+	}
+	if len(data) > MaxManifest {
+		return fmt.Errorf("put %s: %w: %d bytes, at most %d", want.Digest, referrerstore.ErrTooLarge, len(data), MaxManifest)
+	}
+	if err := errors.Join(want.sizeIs(int64(len(data))), verify(want.Digest, data)); err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	if !c.keep(c.ctx, want, data, mediaTypeOf(want, want.MediaType)) {
+		return fmt.Errorf("put %s: %w", want.Digest, ErrKind)
+	}
+	return nil
+}
