@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -22,13 +23,39 @@ type checker struct {
 // what is missing there may only be unreadable.
 func check(cfg *Config, broken Errors) Errors {
 	c := &checker{cfg: cfg, broken: broken}
-	if c.clean("server") {
-		c.server()
+	if c.clean("registry") {
+		c.sections()
+	}
+	if c.cfg.Serves() && c.clean("server") {
+		c.listener("server", cfg.Server.TLS, cfg.Server.InsecureHTTP)
 		c.limits()
 	}
-	if c.clean("server", "admin") {
-		c.addresses()
+	c.addresses()
+	c.keeping()
+	c.named()
+	return c.errs
+}
+
+// keeping checks the sections that cache and registry are made of.
+func (c *checker) keeping() {
+	if c.cfg.Cache != nil && c.clean("cache") {
+		c.cache()
 	}
+	if c.cfg.Cache != nil && c.clean("cache", "server", "proofs") {
+		c.replica()
+	}
+	if c.cfg.Registry != nil && c.clean("registry") {
+		c.registry()
+	}
+	if c.cfg.Registry != nil && c.clean("registry", "policy") {
+		c.enforceAs()
+	}
+}
+
+// named checks the sections that are lists of things with names, and what
+// refers to them.
+func (c *checker) named() {
+	cfg := c.cfg
 	if c.clean("stores") {
 		unique(c, "stores", cfg.Stores, func(s Component) string { return s.Name })
 	}
@@ -44,7 +71,6 @@ func check(cfg *Config, broken Errors) Errors {
 	if c.clean("policy") {
 		c.policy()
 	}
-	return c.errs
 }
 
 func (c *checker) clean(sections ...string) bool {
@@ -79,31 +105,36 @@ func unique[T any](c *checker, path string, items []T, name func(T) string) {
 	}
 }
 
-func (c *checker) server() {
-	switch s := c.cfg.Server; {
-	case s.TLS != nil && s.InsecureHTTP:
-		c.fail("server.insecureHTTP", "tls and insecureHTTP: true exclude each other", "leave one of them out")
-	case s.TLS == nil && !s.InsecureHTTP:
-		c.fail("server.insecureHTTP", "the server has neither tls nor insecureHTTP: true", "give it a tls certificate and key")
-	case s.TLS != nil:
-		c.tls(s.TLS)
+// listener checks whom a section that listens lets in.
+func (c *checker) listener(path string, tls *TLS, insecure bool) {
+	switch {
+	case tls != nil && insecure:
+		c.fail(path+".insecureHTTP", "tls and insecureHTTP: true exclude each other", "leave one of them out")
+	case tls == nil && !insecure:
+		c.fail(path+".insecureHTTP", "the "+path+" has neither tls nor insecureHTTP: true", "give it a tls certificate and key")
+	case tls != nil:
+		c.tls(path+".tls", tls)
 	}
 }
 
-func (c *checker) tls(t *TLS) {
+func (c *checker) tls(path string, t *TLS) {
 	switch {
 	case t.ClientCA != "" && t.InsecureAnyClient:
-		c.fail("server.tls.insecureAnyClient", "clientCA and insecureAnyClient: true exclude each other", "leave one of them out")
+		c.fail(path+".insecureAnyClient", "clientCA and insecureAnyClient: true exclude each other", "leave one of them out")
 	case t.ClientCA != "" && len(t.ClientNames) == 0:
-		c.fail("server.tls.clientCA", "clientCA needs clientNames", "any certificate of that authority would do; for Gatekeeper: clientNames: [gatekeeper-webhook-service.gatekeeper-system.svc]")
+		hint := "any certificate of that authority would do"
+		if path == "server.tls" {
+			hint += "; for Gatekeeper: clientNames: [gatekeeper-webhook-service.gatekeeper-system.svc]"
+		}
+		c.fail(path+".clientCA", "clientCA needs clientNames", hint)
 	case t.ClientCA == "" && len(t.ClientNames) > 0:
-		c.fail("server.tls.clientNames", "clientNames needs clientCA", "names are proven by certificates of clientCA only")
+		c.fail(path+".clientNames", "clientNames needs clientCA", "names are proven by certificates of clientCA only")
 	case t.ClientCA == "" && !t.InsecureAnyClient:
-		c.fail("server.tls", "without clientCA every client is let in", "name clientCA and clientNames, or set insecureAnyClient: true")
+		c.fail(path, "without clientCA every client is let in", "name clientCA and clientNames, or set insecureAnyClient: true")
 	}
 	for i, name := range t.ClientNames {
 		if !hostName.MatchString(name) {
-			c.fail(fmt.Sprintf("server.tls.clientNames[%d]", i), quote(name)+" is not a DNS name", "names are compared whole, without wildcards")
+			c.fail(fmt.Sprintf("%s.clientNames[%d]", path, i), quote(name)+" is not a DNS name", "names are compared whole, without wildcards")
 		}
 	}
 }
@@ -123,12 +154,41 @@ func (c *checker) limits() {
 	}
 }
 
+// listening is one address to listen on.
+type listening struct {
+	section, path, address string
+	whose, hint            string
+}
+
+// addresses checks those of sections that were read whole, each against the
+// former ones.
 func (c *checker) addresses() {
-	server := c.address("server.address", c.cfg.Server.Address)
-	admin := c.address("admin.address", c.cfg.Admin.Address)
-	if server && admin && c.cfg.Server.Address == c.cfg.Admin.Address && !strings.HasSuffix(c.cfg.Admin.Address, ":0") {
-		c.fail("admin.address", "is the server's address as well", "health and metrics need an address of their own")
+	var former []listening
+	for _, l := range c.listening() {
+		if !c.clean(l.section) || !c.address(l.path, l.address) {
+			continue
+		}
+		same := func(f listening) bool { return f.address == l.address && !strings.HasSuffix(l.address, ":0") }
+		if i := slices.IndexFunc(former, same); i >= 0 {
+			c.fail(l.path, "is "+former[i].whose+" address as well", l.hint)
+		}
+		former = append(former, l)
 	}
+}
+
+func (c *checker) listening() []listening {
+	var all []listening
+	if c.cfg.Serves() {
+		all = append(all, listening{"server", "server.address", c.cfg.Server.Address, "the server's", ""})
+	}
+	all = append(all, listening{"admin", "admin.address", c.cfg.Admin.Address, "admin's", "health and metrics need an address of their own"})
+	if c.cfg.Registry != nil {
+		all = append(all, listening{"registry", "registry.address", c.cfg.Registry.Address, "the registry's", "pulls need an address of their own"})
+	}
+	if c.cfg.Cache != nil && c.cfg.Cache.Control.Address != "" {
+		all = append(all, listening{"cache", "cache.control.address", c.cfg.Cache.Control.Address, "", "control needs an address of its own"})
+	}
+	return all
 }
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*$`)
@@ -175,17 +235,31 @@ func (c *checker) governor() {
 // warnings are what a valid configuration should still tell its operator.
 func warnings(cfg *Config) Errors {
 	c := &checker{cfg: cfg}
-	const idle = "has no effect in this version"
-	for _, path := range []string{"server.mutateTimeout"} {
-		if _, present := cfg.places[path]; present {
-			c.fail(path, idle, "")
-		}
+	if cfg.has("server.mutateTimeout") {
+		c.fail("server.mutateTimeout", "has no effect in this version", "")
 	}
 	for i, rule := range cfg.Policy.Rules {
-		if len(rule.Namespaces) > 0 && cfg.Server.NamespaceFrom == NamespaceFromNone {
+		if len(rule.Namespaces) > 0 && cfg.Serves() && cfg.Server.NamespaceFrom == NamespaceFromNone {
 			c.fail(fmt.Sprintf("policy.rules[%d].namespaces", i), "a rule names namespaces and server.namespaceFrom is none: every key is denied", "set it to key or path")
 		}
 	}
+	c.idle()
 	c.errs.sort()
 	return c.errs
+}
+
+// idle tells what a file without a server has in vain, and what should not be
+// sent unencrypted.
+func (c *checker) idle() {
+	if !c.cfg.Serves() && !c.cfg.Registry.Enforces() {
+		for _, path := range []string{"policy", "cache.onRegistryDown"} {
+			if c.cfg.has(path) {
+				c.fail(path, "has no effect without server, or a registry that enforces", "")
+			}
+		}
+	}
+	r := c.cfg.Registry
+	if r != nil && r.InsecureHTTP && len(r.Clients.TokenFiles) > 0 && !isLoopback(r.Address) {
+		c.fail("registry.clients.tokenFiles", "tokens cross the network unencrypted", "give the registry tls")
+	}
 }

@@ -94,7 +94,7 @@ func (d *decoder) refuseLater(root *yaml.Node) {
 	var kept []*yaml.Node
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		switch key := root.Content[i]; key.Value {
-		case "cache", "registry", "canary":
+		case "canary":
 			d.fail(key, key.Value, "not available in this version", "leave the section out")
 		default:
 			kept = append(kept, key, root.Content[i+1])
@@ -121,21 +121,35 @@ func (c *Config) Path(p string) string {
 }
 
 // Files lists the files that the configuration consists of, resolved: itself,
-// and those named by server and trust. Components know their own.
+// and those named by server, cache (its token), registry (all but what it
+// preloads) and trust. Components know their own.
 func (c *Config) Files() []string {
-	files := []string{c.file}
-	if t := c.Server.TLS; t != nil {
-		files = append(files, c.Path(t.Certificate), c.Path(t.Key))
-		if t.ClientCA != "" {
-			files = append(files, c.Path(t.ClientCA))
-		}
+	named := c.Server.TLS.files()
+	if c.Cache != nil && c.Cache.Control.TokenFile != "" {
+		named = append(named, c.Cache.Control.TokenFile)
+	}
+	if c.Registry != nil {
+		named = append(append(named, c.Registry.TLS.files()...), c.Registry.Clients.TokenFiles...)
 	}
 	for _, set := range c.Trust.Certificates {
-		for _, file := range set.Files {
-			files = append(files, c.Path(file))
-		}
+		named = append(named, set.Files...)
+	}
+	files := []string{c.file}
+	for _, file := range named {
+		files = append(files, c.Path(file))
 	}
 	return files
+}
+
+func (t *TLS) files() []string {
+	switch {
+	case t == nil:
+		return nil
+	case t.ClientCA == "":
+		return []string{t.Certificate, t.Key}
+	default:
+		return []string{t.Certificate, t.Key, t.ClientCA}
+	}
 }
 
 // At locates an error of another package in the file. The path is written as

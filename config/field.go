@@ -3,6 +3,7 @@ package config
 import (
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -69,6 +70,15 @@ func find(fields []field, name string) (field, bool) {
 	}
 	return field{}, false
 }
+
+// isFlag tells a word of the field's enum that YAML reads as a boolean: it is
+// written without quotes, and stands in the enum's type as its text.
+func (f field) isFlag(word string) bool {
+	return (word == "true" || word == "false") && slices.Contains(f.enum, word)
+}
+
+// hasFlags reports whether a boolean is among the words of the field's enum.
+func (f field) hasFlags() bool { return slices.ContainsFunc(f.enum, f.isFlag) }
 
 // item is what the tags of a list or map say of what is in it: all but the
 // bounds, which are those of its count.

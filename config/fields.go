@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -79,6 +80,9 @@ func wording(t reflect.Type, f field) string {
 	switch {
 	case t.Kind() == reflect.Pointer:
 		return wording(t.Elem(), f)
+	case f.hasFlags():
+		last := len(f.enum) - 1
+		return strings.Join(f.enum[:last], ", ") + " or " + f.enum[last]
 	case isText(t), t.Kind() == reflect.String:
 		return "text"
 	case t == typeOf[yaml.Node]():

@@ -32,7 +32,7 @@ func FuzzParse(f *testing.F) {
 			checkErrors(t, err)
 			return
 		}
-		if len(cfg.Stores) == 0 || len(cfg.Policy.Rules) == 0 || (cfg.Server.TLS == nil) == !cfg.Server.InsecureHTTP {
+		if !valid(cfg) {
 			t.Errorf("not valid: %+v", cfg)
 		}
 		for _, store := range cfg.Stores {
@@ -46,6 +46,21 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// valid says in other words what Parse promises.
+func valid(cfg *config.Config) bool {
+	switch s, r := cfg.Server, cfg.Registry; {
+	case len(cfg.Stores) == 0 || cfg.Decides() != (len(cfg.Policy.Rules) > 0),
+		cfg.Serves() && (!cfg.Decides() || (s.TLS == nil) == !s.InsecureHTTP),
+		!cfg.Serves() && r == nil, r.Enforces() && !cfg.Decides(),
+		cfg.Cache != nil && (cfg.Cache.Directory == "" || cfg.Cache.MaxBytes < 1<<20 || cfg.ControlSocket() == ""):
+		return false
+	case r == nil:
+		return true
+	default:
+		return cfg.Cache != nil && r.Address != "" && (r.TLS == nil) != !r.InsecureHTTP && (r.AirGapped || len(r.Upstreams) > 0)
+	}
 }
 
 func checkErrors(t *testing.T, err error) {

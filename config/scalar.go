@@ -66,6 +66,10 @@ func misfit(n *yaml.Node, t reflect.Type, f field) (message, hint string) {
 		if n.Tag != "!!bool" || (n.Value != "true" && n.Value != "false") {
 			return wrong, "write true or false, without quotes"
 		}
+	case t.Kind() == reflect.String && f.hasFlags() && (f.isFlag(n.Value) || !text):
+		if n.Tag != "!!bool" || !f.isFlag(n.Value) {
+			return wrong, "true and false are written in lower case, without quotes"
+		}
 	case t.Kind() == reflect.String:
 		if !text {
 			return wrong, fmt.Sprintf("put it in quotes: %q", shorten(n.Value))
@@ -249,4 +253,12 @@ func shorten(text string) string {
 		return text
 	}
 	return text[:most] + "..."
+}
+
+// ParseBytes reads a size as the file writes it: "10GiB", "512KB" or "1048576".
+func ParseBytes(text string) (int64, error) {
+	if matches, err := regexp.MatchString(bytesPattern, text); err != nil || !matches {
+		return 0, fmt.Errorf("%s is not a size such as 8MiB", quote(text))
+	}
+	return parseBytes(text)
 }

@@ -31,11 +31,23 @@ func Schema(components map[string]map[string]any) ([]byte, error) {
 	document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	document["title"] = "Gatehouse configuration"
 	document["$defs"] = s.defs
+	document["anyOf"], document["dependentRequired"] = sections(), object{"registry": []string{"cache"}}
 	if s.err != nil {
 		return nil, s.err
 	}
 	text, err := json.MarshalIndent(document, "", "  ")
 	return append(text, '\n'), err
+}
+
+// sections are the sets of sections that make a file: those of the webhook, or a
+// registry without a server, with a policy if it enforces one.
+func sections() []any {
+	unenforced := object{"properties": object{"enforce": object{"const": false}}}
+	return []any{
+		object{"required": []string{"server", "policy"}},
+		object{"required": []string{"registry", "policy"}, "properties": object{"server": false}},
+		object{"required": []string{"registry"}, "properties": object{"server": false, "registry": unenforced}},
+	}
 }
 
 type schema struct {
@@ -77,6 +89,9 @@ func (s *schema) property(f field) object {
 
 func defaultOf(f field) any {
 	v := reflect.New(f.typ).Elem()
+	if f.isFlag(f.def) {
+		return f.def == "true"
+	}
 	if f.typ == typeOf[time.Duration]() || f.unit == "bytes" || setDefault(v, f) != nil || isText(f.typ) {
 		return f.def
 	}
@@ -151,6 +166,9 @@ func (s *schema) integer(t reflect.Type, f field) object {
 }
 
 func text(f field) object {
+	if f.hasFlags() {
+		return object{"enum": words(f)}
+	}
 	described := object{"type": "string", "minLength": 1}
 	if len(f.enum) > 0 {
 		described["enum"] = f.enum
@@ -159,6 +177,18 @@ func text(f field) object {
 		described["pattern"] = f.pattern
 	}
 	return described
+}
+
+// words are those of an enum, true and false as the booleans that they are.
+func words(f field) []any {
+	all := make([]any, len(f.enum))
+	for i, word := range f.enum {
+		all[i] = word
+		if f.isFlag(word) {
+			all[i] = word == "true"
+		}
+	}
+	return all
 }
 
 // reference describes a struct once, under its name: types may contain

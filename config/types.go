@@ -2,6 +2,9 @@ package config
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -13,16 +16,18 @@ const Version = "v1alpha1"
 // Config is one valid configuration file. It is immutable: a change of the
 // file makes a new one.
 type Config struct {
-	Version   string      `yaml:"version" required:"true" enum:"v1alpha1" doc:"Version of this file's format."`
-	Server    Server      `yaml:"server" required:"true" doc:"The listener that Gatekeeper calls, its times and bounds."`
-	Admin     Admin       `yaml:"admin" doc:"The read-only listener for health, readiness and metrics."`
-	Stores    []Component `yaml:"stores" required:"true" min:"1" max:"100" doc:"Where images and what refers to them are found; the first listed that serves an image's host resolves it."`
-	Trust     Trust       `yaml:"trust" doc:"Certificates that verifiers refer to by name."`
-	Verifiers []Component `yaml:"verifiers" max:"100" doc:"Who judges signatures and other artifacts."`
-	Proofs    Proofs      `yaml:"proofs" doc:"How long what was proven is believed."`
-	Tags      Tags        `yaml:"tags" doc:"How long a tag's digest is believed."`
-	Governor  Governor    `yaml:"governor" doc:"Bounds on what registries are asked for."`
-	Policy    Policy      `yaml:"policy" required:"true" doc:"What an image must show to be let through."`
+	Version   string       `yaml:"version" required:"true" enum:"v1alpha1" doc:"Version of this file's format."`
+	Server    Server       `yaml:"server" doc:"The listener that Gatekeeper calls, its times and bounds. Needed, and policy with it, unless there is a registry."`
+	Admin     Admin        `yaml:"admin" doc:"The read-only listener for health, readiness and metrics."`
+	Stores    []Component  `yaml:"stores" required:"true" min:"1" max:"100" doc:"Where images and what refers to them are found; the first listed that serves an image's host resolves it."`
+	Trust     Trust        `yaml:"trust" doc:"Certificates that verifiers refer to by name."`
+	Verifiers []Component  `yaml:"verifiers" max:"100" doc:"Who judges signatures and other artifacts."`
+	Proofs    Proofs       `yaml:"proofs" doc:"How long what was proven is believed."`
+	Tags      Tags         `yaml:"tags" doc:"How long a tag's digest is believed."`
+	Governor  Governor     `yaml:"governor" doc:"Bounds on what registries are asked for."`
+	Cache     *Cache       `yaml:"cache" doc:"Content and what registries said, kept on disk; off if left out."`
+	Registry  *PullThrough `yaml:"registry" doc:"A registry to pull through, on a listener of its own; off if left out. Needs cache."`
+	Policy    Policy       `yaml:"policy" doc:"What an image must show to be let through. Needed where server is, and by registry.enforce."`
 
 	// Warnings are located remarks on a configuration that is valid, such as
 	// a field that has no effect yet.
@@ -99,6 +104,23 @@ type Component struct {
 	Options yaml.Node `yaml:"-"`
 	// Pos is where the component stands.
 	Pos Position `yaml:"-"`
+}
+
+// Fingerprint names what a field of the options says, or that it is not there: the
+// same in every file that says the same, whatever else is in it.
+func (c Component) Fingerprint(name string) string {
+	hash := sha256.New()
+	if node := lookup(&c.Options, name); node != nil {
+		fingerprint(hash, node)
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:8])
+}
+
+func fingerprint(into io.Writer, node *yaml.Node) {
+	fmt.Fprintf(into, "%d %q %d\n", node.Kind, node.Value, len(node.Content))
+	for _, child := range node.Content {
+		fingerprint(into, child)
+	}
 }
 
 // Trust holds the trust material that verifiers refer to.
