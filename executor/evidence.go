@@ -122,14 +122,18 @@ func (g *gathering) reports() []verifier.Report {
 	return all
 }
 
-// broken is the first error of a list other than a bound's cut.
-func (g *gathering) broken() error {
+// broken is the first error of a list other than a bound's cut: of several, one
+// that a registry gave an answer with.
+func (g *gathering) broken() (first error) {
 	for _, err := range g.listErrs {
-		if !errors.Is(err, referrerstore.ErrTooManyReferrers) {
-			return err
+		if errors.Is(err, referrerstore.ErrTooManyReferrers) {
+			continue
+		}
+		if first == nil || (isDown(first) && !isDown(err)) {
+			first = err
 		}
 	}
-	return nil
+	return first
 }
 
 func (g *gathering) cut() bool { return len(g.listErrs) > 0 }

@@ -13,6 +13,9 @@
 //     which goes on behind them when their time is up.
 //   - proof.go is what was found out about a subject and for how long it is
 //     believed, memory.go where that is kept, refresh.go what keeps it young.
+//   - held.go proves from what stores remember of their registries, as after a
+//     restart. down.go is what counts as a registry that is away, orheld.go the
+//     race between it and what is held, standin.go the decision from that.
 //   - fanout.go, slot.go and front.go gather the evidence: all of it at once
 //     where all must pass, no more than needed where few are enough. judge.go is
 //     the judgement of one artifact, content.go its bounded reading, evidence.go
@@ -64,6 +67,12 @@ type Options struct {
 	TagTTL time.Duration
 	// Background bounds the work that outlives its requests.
 	Background Background
+	// Down says what stands in for a canonical host that does not answer. It is
+	// asked without I/O, once in a while; nil lets nothing stand in.
+	Down func(host string) DownTerms
+	// HeldAfter is how long a registry may keep silent before what is held is
+	// decided from beside it, at the most half of a request's time; 0 means 900 ms.
+	HeldAfter time.Duration
 
 	// Logger receives what operators need beside the result; nil discards.
 	Logger *slog.Logger
@@ -95,11 +104,15 @@ type Executor struct {
 	proving   *works[proofKey]  // what those are waiting for in turn
 	hosts     *hosts
 	refreshes *refreshes
+	asking    *asking
+	standIns  *standIns
+	places    *hosts // of those who decide from what is held
 	closed    atomic.Bool
 
 	subjects *flight.Group[flightKey, Result]
 	resolves *flight.Group[referrerstore.Reference, referrerstore.Subject]
 	verdicts *flight.Group[proofKey, Result]
+	deciding *flight.Group[flightKey, Result] // from what is held
 }
 
 // Request asks for a decision on one image.
@@ -120,6 +133,9 @@ type Result struct {
 	Decision Decision
 	// Rule is the name of the rule that decided, empty if none matched.
 	Rule string
+	// Held is set if the decision, which is Allowed then, rests on what the
+	// registry said before, because it did not answer now.
+	Held *Held
 	// Exemption is set if the rule allows, or no longer allows, without proof.
 	Exemption *Exemption
 	// Denial says why a decision is Denied where the reports alone do not.
@@ -176,6 +192,9 @@ func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier
 		proving:   newWorks[proofKey](),
 		hosts:     newHosts(opts.SubjectsAtOnce),
 		refreshes: newRefreshes(),
+		asking:    newAsking(),
+		standIns:  newStandIns(),
+		places:    newHosts(opts.SubjectsAtOnce),
 		resolves:  flight.New[referrerstore.Reference, referrerstore.Subject](ctx),
 	}
 	linger := opts.Background
@@ -188,6 +207,7 @@ func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier
 	e.verdicts = flight.NewBounded[proofKey, Result](ctx, flight.Bounds[proofKey]{
 		Linger: linger.MaxDuration, Number: linger.MaxFlights,
 	})
+	e.deciding = flight.NewBounded[flightKey, Result](ctx, flight.Bounds[flightKey]{})
 	e.metrics.watch(opts.Registerer, e)
 	return e
 }
@@ -199,6 +219,7 @@ func (e *Executor) Close() {
 	e.subjects.Close()
 	e.verdicts.Close()
 	e.resolves.Close()
+	e.deciding.Close()
 }
 
 func (o Options) withDefaults() Options {
@@ -216,6 +237,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Budget == nil {
 		o.Budget = referrerstore.NewSharedBudget(32<<20, 8<<20)
+	}
+	if o.HeldAfter <= 0 {
+		o.HeldAfter = heldAfter
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

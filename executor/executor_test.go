@@ -60,6 +60,11 @@ func (s *scripted) Verify(ctx context.Context, in verifier.Input) (verifier.Repo
 		return verifier.Report{Outcome: verifier.Passed, Statement: digest.FromBytes(blob), Reason: verifier.Reason{Code: verifier.CodeVerified}}, nil
 	case "fail":
 		return verifier.Report{Outcome: verifier.Failed, Reason: verifier.Reason{Code: verifier.CodeSignerUntrusted, What: "a stranger"}}, nil
+	case "stale":
+		if in.RevocationMayBeStale {
+			return verifier.Report{Outcome: verifier.Passed, Statement: digest.FromBytes(blob), Warnings: []string{"revocation: unknown"}, Reason: verifier.Reason{Code: verifier.CodeVerified}}, nil
+		}
+		return verifier.Report{Reason: verifier.Reason{Code: verifier.CodeRevocationUnknown, What: "no answer"}}, nil
 	case "empty":
 		return verifier.Report{Outcome: verifier.Passed}, nil
 	case "doubt":
@@ -643,6 +648,20 @@ func BenchmarkVerify(b *testing.B) {
 	for b.Loop() {
 		if _, err := e.Verify(b.Context(), req); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRecall(b *testing.B) {
+	s := newSite(b, policy.Node{Verifier: "v", Every: true}, remembering(), "pass 0", "pass 1")
+	req := request(b, s.pinned())
+	if _, err := s.Verify(b.Context(), req); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := s.Recall(req, time.Now()); !ok {
+			b.Fatal("forgotten")
 		}
 	}
 }

@@ -43,6 +43,7 @@ func (x Explanation) Line() string {
 // are in package verifier.
 const (
 	CodeAllowed          verifier.Code = "ALLOWED"
+	CodeHeld             verifier.Code = "ALLOWED_BY_HELD"
 	CodeExempted         verifier.Code = "EXEMPTED"
 	CodeInvalidKey       verifier.Code = "INVALID_KEY"
 	CodeNoRule           verifier.Code = "NO_RULE"
@@ -93,11 +94,38 @@ func explainResult(r Result) Explanation {
 	switch {
 	case r.Decision == Allowed && r.Exemption != nil:
 		return Explanation{Code: CodeExempted, What: fmt.Sprintf("rule %q allows without proof through %s: %s", r.Rule, r.Exemption.lastDay(), r.Exemption.Reason)}
+	case r.Decision == Allowed && r.Held != nil:
+		return Explanation{Code: CodeHeld, What: fmt.Sprintf("rule %q is met, decided from evidence held for %s: %s", r.Rule, age(r.Held.Age), whyHeld(r.Held))}
 	case r.Decision == Allowed:
 		return Explanation{Code: CodeAllowed, What: fmt.Sprintf("rule %q is met", r.Rule)}
 	default:
 		return explainDenial(r)
 	}
+}
+
+// whyHeld says what kept the registry from answering.
+func whyHeld(h *Held) string {
+	switch h.Code() {
+	case CodeRateLimited:
+		return "the registry limits the rate of requests"
+	case CodeUnavailable:
+		return "the registry is unavailable"
+	default:
+		return "the registry did not answer in time"
+	}
+}
+
+// age is a duration for people: to the minute from one hour on.
+func age(d time.Duration) string {
+	unit := time.Second
+	if d >= time.Hour {
+		unit = time.Minute
+	}
+	text := d.Round(unit).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	return text
 }
 
 func explainDenial(r Result) Explanation {

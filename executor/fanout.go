@@ -30,11 +30,10 @@ const requestsPerArtifact = 2
 type gathering struct {
 	pl      plan
 	serving []referrerstore.Store
-	prior   *proof // what was proven before, nil if nothing was
-	anew    bool   // the prior list does not count
-	cancel  context.CancelCauseFunc
-	work    *referrerstore.Work
-	start   time.Time
+	known
+	cancel context.CancelCauseFunc
+	work   *referrerstore.Work
+	start  time.Time
 
 	panicked atomic.Bool
 	// resolved is closed when subject is whole, or lost says why not.
@@ -53,6 +52,19 @@ type gathering struct {
 	fronts   []*front
 }
 
+// known is what a gathering begins with. The zero value is nothing.
+type known struct {
+	prior *proof // what was proven before, nil if nothing was
+	anew  bool   // the prior list does not count
+	// hearsay says that the prior proof rests on what was held, the subject's
+	// descriptor among it: the registry is to be asked for that as well.
+	hearsay bool
+	// held stands for the lists of the stores, which are not asked for them.
+	held *heldEvidence
+	// lenient lets verifiers bear with a revocation status that is not known.
+	lenient bool
+}
+
 // listState is how far the artifacts of one store are.
 type listState struct {
 	over             bool // it has ended, and whole if nothing but a bound cut it
@@ -60,20 +72,25 @@ type listState struct {
 	waiting, running int // of the slots that this store's goroutine starts
 }
 
-// gather runs the fan-out: an outer group over the stores, and in each an
-// inner bounded group over its artifacts. It returns when all of it has ended.
-func (e *Executor) gather(parent context.Context, pl plan, subject referrerstore.Subject, prior *proof, anew bool) *gathering {
-	ctx, cancel := context.WithCancelCause(parent)
-	defer cancel(nil)
+func newGathering(pl plan, subject referrerstore.Subject, with known) *gathering {
 	g := &gathering{
-		pl: pl, serving: pl.serving, prior: prior, anew: anew,
-		cancel: cancel, work: referrerstore.WorkOf(ctx), start: time.Now(),
-		resolved: make(chan struct{}), subject: subject,
+		pl: pl, serving: pl.serving, known: with,
+		start: time.Now(), resolved: make(chan struct{}), subject: subject,
 		slots: make(map[digest.Digest]*slot), pending: len(pl.serving), lists: make([]listState, len(pl.serving)),
 	}
-	if prior != nil {
-		g.subject.Descriptor = prior.subject
+	if with.prior != nil && !with.hearsay {
+		g.subject.Descriptor = with.prior.subject
 	}
+	return g
+}
+
+// gather runs the fan-out: an outer group over the stores, and in each an
+// inner bounded group over its artifacts. It returns when all of it has ended.
+func (e *Executor) gather(parent context.Context, g *gathering) {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	g.cancel, g.work = cancel, referrerstore.WorkOf(ctx)
+	pl, subject := g.pl, g.subject
 	// Nearer to its end than one that is not resolved: where little can be asked
 	// for, some subjects are to be finished rather than all begun.
 	g.work.SetLeft(1 + requestsPerArtifact*e.opts.MaxArtifacts)
@@ -87,7 +104,6 @@ func (e *Executor) gather(parent context.Context, pl plan, subject referrerstore
 		outer.Go(e.safely(ctx, g, func() { e.gatherFrom(ctx, g, i, subject, verifiers) }))
 	}
 	_ = outer.Wait() // its functions return nil
-	return g
 }
 
 // safely makes a function of a group out of fn. A panic in it, of a store or a
@@ -180,13 +196,25 @@ func (e *Executor) listFrom(ctx context.Context, g *gathering, index int, subjec
 		defer f.poke()
 		return g.admit(from, e.opts.MaxArtifacts)
 	}
-	if !g.anew && g.prior.listHolds(g.start.Round(0), e.memory.terms) {
+	switch {
+	case g.held != nil:
+		return enterAll(g.held.lists[index], enter)
+	case !g.anew && g.prior.listHolds(g.start.Round(0), e.memory.terms):
 		return g.relist(index, enter)
 	}
 	traced, span := e.tracer.start(ctx, "list referrers")
 	err := e.list(traced, g.serving[index], subject, enter)
 	finishList(span, g.pl, g.serving[index], place, err)
 	return err
+}
+
+func enterAll(listed []ocispec.Descriptor, enter func(ocispec.Descriptor) error) error {
+	for _, artifact := range listed {
+		if err := enter(artifact); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // relist enters the prior list's artifacts of one store.

@@ -30,19 +30,18 @@ func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, e
 	work := e.works.join(key, pl.req.Lane, now)
 	defer e.works.part(key, pl.req.Lane)
 	ctx, span := e.tracer.join(ctx, "subject")
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	if deadline, ok := ctx.Deadline(); ok {
-		defer work.Watch(func(h referrerstore.Hold) {
-			if h.Until.After(deadline) {
-				cancel(&flight.LateError{Err: h.Err})
+	result, err := e.orHeld(ctx, key, pl, func(ctx context.Context) (Result, error) {
+		ctx, stop := leaveEarly(ctx, work)
+		defer stop()
+		return e.subjects.Do(ctx, key, func(own context.Context) (Result, error) {
+			e.works.join(key, referrerstore.LaneBackground, now)
+			defer e.works.part(key, referrerstore.LaneBackground)
+			result, err := e.find(referrerstore.WithWork(e.tracer.aboard(own, span), work), pl)
+			if pl.mayStandIn() && !isAway(err) && own.Err() == nil {
+				e.standIns.answered(key, time.Now())
 			}
-		})()
-	}
-	result, err := e.subjects.Do(ctx, key, func(own context.Context) (Result, error) {
-		e.works.join(key, referrerstore.LaneBackground, now)
-		defer e.works.part(key, referrerstore.LaneBackground)
-		return e.find(referrerstore.WithWork(e.tracer.aboard(own, span), work), pl)
+			return result, err
+		})
 	})
 	result.Request, result.Rule = pl.req, pl.rule.Name
 	if result.Proof != 0 {
@@ -58,6 +57,22 @@ func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, e
 	}
 	finishSubject(span, result, err)
 	return result, err
+}
+
+// leaveEarly ends the wait for a work as soon as it is sure not to be done by
+// ctx's deadline.
+func leaveEarly(ctx context.Context, work *referrerstore.Work) (context.Context, func()) {
+	deadline, ok := ctx.Deadline()
+	ctx, cancel := context.WithCancelCause(ctx)
+	if !ok {
+		return ctx, func() { cancel(nil) }
+	}
+	stop := work.Watch(func(h referrerstore.Hold) {
+		if h.Until.After(deadline) {
+			cancel(&flight.LateError{Err: h.Err})
+		}
+	})
+	return ctx, func() { stop(); cancel(nil) }
 }
 
 // touch notes that a result was read from a proof after all.
@@ -102,7 +117,7 @@ func (e *Executor) find(ctx context.Context, pl plan) (Result, error) {
 		return pl.result().denied(err), nil
 	}
 	if err != nil {
-		return pl.result(), err
+		return pl.result(), away(err)
 	}
 	result, err := e.settle(ctx, pl, subject)
 	result.Timings.Resolve = took

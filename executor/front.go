@@ -45,6 +45,8 @@ func (e *Executor) newFront(g *gathering, index int) *front {
 	f.timer.Stop()
 	about := referrerstore.About(g.serving[index], g.pl.req.Reference.Registry)
 	switch {
+	case g.held != nil: // the registry is asked for what is not held, if at all
+		f.hedge = hedgeLeast
 	case about.Throttled: // whoever is spared is not asked twice so soon
 		f.hedge = hedgeThrottled
 	case about.Usual > 0:

@@ -56,7 +56,7 @@ func (e *Executor) judge(ctx context.Context, g *gathering, from source) []verif
 	}
 	content := e.newContent(ctx, from.store, subject, from.artifact)
 	defer content.release()
-	in := verifier.Input{Subject: subject, Artifact: from.artifact, Content: content}
+	in := verifier.Input{Subject: subject, Artifact: from.artifact, Content: content, RevocationMayBeStale: g.lenient}
 	var group errgroup.Group
 	group.SetLimit(len(from.verifiers))
 	for i, v := range from.verifiers {

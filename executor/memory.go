@@ -85,7 +85,7 @@ func newMemory(opts Options) *memory {
 	m.plans = otter.Must(&otter.Options[Request, plan]{
 		MaximumWeight: plansBytes,
 		Weigher: func(req Request, _ plan) uint32 {
-			const overhead = 448
+			const overhead = 480
 			return uint32(overhead + len(req.Reference.Registry) + len(req.Reference.Repository) + len(req.Reference.Tag) + len(req.Namespace)) //nolint:gosec // references are bounded
 		},
 		Executor: func(task func()) { task() },

@@ -19,6 +19,7 @@ type metrics struct {
 	exemptions *prometheus.CounterVec
 	recalls    *prometheus.CounterVec
 	refreshes  *prometheus.CounterVec
+	held       *prometheus.CounterVec
 
 	// Those of every request, found once.
 	durations [3]prometheus.Observer // by Decision
@@ -72,6 +73,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "gatehouse_refreshes_total",
 			Help: "Proofs that were proven again in the background, by outcome: proven, or failed and so left as they were.",
 		}, []string{"outcome"}),
+		held: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_held_decisions_total",
+			Help: "Subjects allowed by what their registry said before, because it did not answer, by the code of why.",
+		}, []string{"reason"}),
 	}
 	for _, decision := range []Decision{Undecided, Denied, Allowed} {
 		m.durations[decision] = m.duration.WithLabelValues(decision.String())
@@ -114,6 +119,9 @@ func (m *metrics) observe(r Result, err error) {
 		m.miss.Inc()
 		m.durations[r.Decision].Observe(r.Timings.Total.Seconds())
 	}
+	if r.Held != nil {
+		m.held.WithLabelValues(string(r.Held.Code())).Inc()
+	}
 	if r.Exemption != nil && r.Decision == Allowed {
 		m.exemptions.WithLabelValues(r.Rule).Inc()
 	}
@@ -127,7 +135,7 @@ func (m *metrics) judged(v verifier.Verifier, r verifier.Report) {
 // codeOf is the code of the result's explanation, without its text where there
 // is none to find out.
 func codeOf(r Result, err error) verifier.Code {
-	if err == nil && r.Decision == Allowed && r.Exemption == nil {
+	if err == nil && r.Decision == Allowed && r.Exemption == nil && r.Held == nil {
 		return CodeAllowed
 	}
 	return Explain(r, err).Code

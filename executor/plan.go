@@ -19,6 +19,7 @@ type plan struct {
 	unnamed bool     // the configuration does not name the host
 	recent  *recent
 	allowed prometheus.Counter // of subjects that the rule allowed by reports
+	down    DownTerms
 }
 
 // plan finds the rule and the stores for a request, or what it found before.
@@ -57,6 +58,9 @@ func (e *Executor) newPlan(req Request, now time.Time) (plan, Result, bool) {
 	pl := plan{req: req, rule: rule, serving: serving, recent: &recent{}, allowed: e.metrics.allowed(rule.Name), about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository, rule: rule.Name}}
 	pl.about.identity = identity(serving, req.Reference.Registry)
 	pl.unnamed = referrerstore.About(serving[0], req.Reference.Registry).Unnamed
+	if e.opts.Down != nil {
+		pl.down = e.opts.Down(req.Reference.Registry)
+	}
 	return pl, result, false
 }
 

@@ -176,7 +176,7 @@ func (p *proof) believed(artifact digest.Digest, now time.Time, renew bool) []ke
 
 // ahead says that the proof is of a time that is still to come: a clock that was
 // put back would make it last.
-func (p *proof) ahead(now time.Time) bool { return p.begun.After(now.Add(time.Minute)) }
+func (p *proof) ahead(now time.Time) bool { return ahead(p.begun, now) }
 
 // listHolds says whether the list is young enough to be gone by without asking
 // for it again: for less where what is on it was not enough.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/verifier"
 )
@@ -19,11 +21,35 @@ func (e *Executor) prove(ctx context.Context, key proofKey, pl plan, subject ref
 	if ok && !anew {
 		return result, nil
 	}
-	g := e.gather(ctx, pl, subject, prior, anew)
+	with := known{prior: prior, anew: anew}
+	if prior == nil && !anew {
+		if result, with.prior, ok = e.revive(ctx, key, pl, subject, begun); ok {
+			return result, nil
+		}
+		with.hearsay = with.prior != nil
+	}
+	g := e.ask(ctx, key, pl, subject, with)
 	if !g.panicked.Load() {
 		e.keep(ctx, key, g.proof(begun, e.memory.terms), pl)
 	}
-	return e.conclude(ctx, pl, g)
+	result, err := e.conclude(ctx, pl, g)
+	return result, g.mark(err)
+}
+
+// ask gathers what the registry says now.
+func (e *Executor) ask(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject, with known) *gathering {
+	g := newGathering(pl, subject, with)
+	defer e.asking.enter(key, g)()
+	e.gather(ctx, g)
+	if with.hearsay && g.lost == nil && !sameContent(g.subject.Descriptor, with.prior.subject) && ctx.Err() == nil {
+		// What was found out from what is held is of another subject.
+		return e.ask(ctx, key, pl, g.subject, known{})
+	}
+	return g
+}
+
+func sameContent(a, b ocispec.Descriptor) bool {
+	return a.Digest == b.Digest && a.MediaType == b.MediaType && a.Size == b.Size
 }
 
 // before finds what was proven before: in the replica, or else where others may
@@ -61,7 +87,7 @@ func (e *Executor) keep(ctx context.Context, key proofKey, p *proof, pl plan) {
 		return
 	}
 	if referrerstore.WorkOf(ctx).Lane() == referrerstore.LaneAdmission {
-		p.asked.Store(p.begun.Unix())
+		p.asked.Store(time.Now().Unix())
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
 	defer cancel()

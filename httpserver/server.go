@@ -236,7 +236,8 @@ func (s *Server) known(next http.Handler) http.Handler {
 
 // Serve answers on both listeners until ctx ends, then drains: requests that
 // are under way are finished, new connections refused. It closes the listeners
-// and returns when every goroutine that it started has ended.
+// and returns when every goroutine that it started has ended. A nil webhook is
+// not served.
 func (s *Server) Serve(ctx context.Context, webhook, admin net.Listener) error {
 	hook := s.httpServer(s.Handler())
 	hook.ConnContext = s.peers.connContext
@@ -244,11 +245,13 @@ func (s *Server) Serve(ctx context.Context, webhook, admin net.Listener) error {
 	side.ReadTimeout, side.IdleTimeout = 10*time.Second, 30*time.Second
 
 	group, ctx := errgroup.WithContext(ctx)
-	webhook = corkListener{netutil.LimitListener(webhook, s.opts.Connections), &s.buffers}
-	if s.opts.TLS != nil {
-		webhook = tls.NewListener(webhook, s.opts.TLS.Config())
+	if webhook != nil {
+		webhook = corkListener{netutil.LimitListener(webhook, s.opts.Connections), &s.buffers}
+		if s.opts.TLS != nil {
+			webhook = tls.NewListener(webhook, s.opts.TLS.Config())
+		}
+		group.Go(func() error { return serve(hook, webhook) })
 	}
-	group.Go(func() error { return serve(hook, webhook) })
 	group.Go(func() error { return serve(side, netutil.LimitListener(admin, 64)) })
 	group.Go(func() error {
 		<-ctx.Done()

@@ -305,7 +305,7 @@ func (s *Server) logVerdict(a *answer, trace string) {
 		return
 	}
 	level := slog.LevelInfo
-	if a.decision() != executor.Allowed {
+	if a.decision() != executor.Allowed || a.result.Held != nil {
 		level = slog.LevelWarn
 	}
 	attrs := []any{
@@ -315,6 +315,9 @@ func (s *Server) logVerdict(a *answer, trace string) {
 	}
 	if a.err != nil {
 		attrs = append(attrs, "error", a.err.Error())
+	}
+	if held := a.result.Held; held != nil {
+		attrs = append(attrs, "held_since", held.Since, "held_s", int64(held.Age.Seconds()), "error", held.Why.Error())
 	}
 	s.opts.Logger.Log(context.Background(), level, "verdict", attrs...) // a log line outlives its request
 }

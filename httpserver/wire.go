@@ -116,6 +116,9 @@ const (
 //
 // succeeded repeats isSuccess under the name that templates of Ratify's next
 // major version read, which would be undefined over the older shape alone.
+//
+// held is there only where the registry did not answer and what it said before
+// stood in for it, with the age of that and the code of why.
 func (a *answer) appendItem(body, key []byte, trace string, stamp []byte) []byte {
 	body = append(body, `{"key":`...)
 	body = append(body, key...)
@@ -123,6 +126,7 @@ func (a *answer) appendItem(body, key []byte, trace string, stamp []byte) []byte
 	body = strconv.AppendBool(body, a.success())
 	body = append(body, `,"succeeded":`...)
 	body = strconv.AppendBool(body, a.success())
+	body = appendHeld(body, a.result.Held)
 	body = append(body, `,"traceID":"`...)
 	body = append(body, trace...)
 	body = append(body, `","timestamp":"`...)
@@ -130,6 +134,19 @@ func (a *answer) appendItem(body, key []byte, trace string, stamp []byte) []byte
 	body = append(body, `","verifierReports":`...)
 	body = append(body, a.encoded...)
 	return append(body, "}}"...)
+}
+
+func appendHeld(body []byte, held *executor.Held) []byte {
+	if held == nil {
+		return body
+	}
+	body = append(body, `,"held":{"since":"`...)
+	body = held.Since.UTC().AppendFormat(body, time.RFC3339)
+	body = append(body, `","ageSeconds":`...)
+	body = strconv.AppendInt(body, int64(held.Age/time.Second), 10)
+	body = append(body, `,"reason":"`...)
+	body = append(body, held.Code()...)
+	return append(body, `"}`...)
 }
 
 // appendString writes text as JSON does.

@@ -120,9 +120,14 @@ const someTrace = "00112233445566778899aabbccddeeff"
 func isWrittenAsJSONWould(t *testing.T, body []byte) {
 	t.Helper()
 	type value struct {
-		Version         string   `json:"version"`
-		IsSuccess       bool     `json:"isSuccess"`
-		Succeeded       bool     `json:"succeeded"`
+		Version   string `json:"version"`
+		IsSuccess bool   `json:"isSuccess"`
+		Succeeded bool   `json:"succeeded"`
+		Held      *struct {
+			Since      string `json:"since"`
+			AgeSeconds int64  `json:"ageSeconds"`
+			Reason     string `json:"reason"`
+		} `json:"held,omitempty"`
 		TraceID         string   `json:"traceID"`
 		Timestamp       string   `json:"timestamp"`
 		VerifierReports []report `json:"verifierReports"`
@@ -175,6 +180,17 @@ func TestGoldenResponses(t *testing.T) {
 		isWrittenAsJSONWould(t, body)
 	}
 	golden(t, "refused.json", encodeSystemError("the body is not UTF-8"))
+}
+
+// What was decided without the registry says so, in a field of its own.
+func TestGoldenHeld(t *testing.T) {
+	t.Parallel()
+	keys, answers := outcomes(t)
+	held := answers[:1]
+	held[0].result.Held = &executor.Held{Since: someTime.Add(-65 * time.Minute), Age: 65*time.Minute + 999*time.Millisecond, Why: referrerstore.ErrUnavailable}
+	body := appendResponse(nil, keys[:1], encoded(keys[:1], held, FailureIsSystemError), someTrace, someTime)
+	golden(t, "held.json", body)
+	isWrittenAsJSONWould(t, body)
 }
 
 // No value and no report has a null or lacks a field: templates that meet one

@@ -45,6 +45,11 @@ type Input struct {
 	Artifact ocispec.Descriptor
 	// Content reads the artifact.
 	Content Content
+	// RevocationMayBeStale asks a verifier to pass what it would pass but for a
+	// revocation status that could not be learnt, with a warning in its report. It
+	// is set only where the configuration accepts that while a registry is down;
+	// what is known to be revoked fails as ever.
+	RevocationMayBeStale bool
 }
 
 // Content reads what an artifact consists of. Bytes are hashed and bounded,

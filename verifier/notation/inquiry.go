@@ -26,6 +26,7 @@ var errTooManyQuestions = errors.New("the certificates name too many places to a
 // call has its own.
 type inquiry struct {
 	statement *statement
+	lenient   bool // an unknown status is borne with, whatever the mode
 	findings  map[purpose.Purpose]*finding // written before Verify of notation-go returns
 
 	mu         sync.Mutex          // guards the fields that follow it
@@ -33,7 +34,7 @@ type inquiry struct {
 	asked      int
 	deliveries []delivery
 	until      time.Time // the earliest end of a response used
-	accepted   bool      // an unknown status was taken for good
+	accepted   string    // why an unknown status was taken for good, empty if none was
 }
 
 // delivery is a response that arrived, from the cache or from a server,
@@ -106,10 +107,10 @@ func (q *inquiry) responses() []delivery {
 	return slices.Clone(q.deliveries)
 }
 
-func (q *inquiry) accept() {
+func (q *inquiry) accept(why string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.accepted = true
+	q.accepted = why
 }
 
 // revoked is the first certificate of the chain known to be revoked, nil if

@@ -199,8 +199,8 @@ func (j *judgement) warnings() []string {
 		case f == nil:
 		case f.off:
 			warnings = append(warnings, "revocation: nobody was asked about the "+chainName(p)+", revocation.mode is off")
-		case f.unknown() != nil && j.inquiry.accepted:
-			warnings = append(warnings, "revocation: the status of the "+chainName(p)+" is unknown, revocation.mode is log")
+		case f.unknown() != nil && j.inquiry.accepted != "":
+			warnings = append(warnings, "revocation: the status of the "+chainName(p)+" is unknown, "+j.inquiry.accepted)
 		}
 	}
 	return warnings

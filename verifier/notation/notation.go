@@ -160,6 +160,7 @@ func (v *Verifier) verify(ctx context.Context, in verifier.Input) (verifier.Repo
 		return failed(reasonEnvelope(err)), nil
 	}
 	q := newInquiry(s)
+	q.lenient = in.RevocationMayBeStale
 	ctx, span := v.start(ctx)
 	defer span.End()
 	outcome, err := s.verifier.Verify(q.in(ctx), in.Subject.Descriptor, envelope, notation.VerifierVerifyOptions{

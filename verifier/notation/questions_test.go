@@ -243,7 +243,7 @@ func TestInvalidChainsAreNotTolerated(t *testing.T) {
 	want := result.InvalidChainError{Err: errors.New("no chain")}
 	q := newInquiry(nil)
 	results, err := c.tolerate(q, &finding{chain: make([]*x509.Certificate, 2), err: want})
-	if !errors.Is(err, error(want)) || results != nil || q.accepted {
-		t.Errorf("results %v, error %v, accepted %t", results, err, q.accepted)
+	if !errors.Is(err, error(want)) || results != nil || q.accepted != "" {
+		t.Errorf("results %v, error %v, accepted %q", results, err, q.accepted)
 	}
 }

@@ -123,13 +123,21 @@ func (c *checker) bound(ctx context.Context) (context.Context, context.CancelFun
 	return context.WithTimeoutCause(ctx, limit, errRevocationTimeout)
 }
 
-// tolerate turns unknown into good in mode log; the finding keeps the truth. A
-// chain that breaks the rules is not unknown but wrong.
+// tolerate turns unknown into good in mode log, and where the input asks for it;
+// the finding keeps the truth. A chain that breaks the rules is not unknown but
+// wrong.
 func (c *checker) tolerate(q *inquiry, f *finding) ([]*result.CertRevocationResult, error) {
-	if c.opts.Mode != RevocationLog || f.err != nil {
+	if f.err != nil {
 		return f.results, f.err
 	}
-	q.accept()
+	switch {
+	case c.opts.Mode == RevocationLog:
+		q.accept("revocation.mode is log")
+	case q.lenient:
+		q.accept("which is accepted while the registry is down")
+	default:
+		return f.results, nil
+	}
 	softened := make([]*result.CertRevocationResult, len(f.results))
 	for i, r := range f.results {
 		softened[i] = r

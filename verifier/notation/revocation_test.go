@@ -118,6 +118,60 @@ func expectWarned(t *testing.T, report verifier.Report, want string) {
 	}
 }
 
+// Where the input says that revocation may be stale, an unknown status is a
+// warning whatever the mode, and briefly; what is known to be revoked, and a
+// stranger's signature, fail as ever.
+func TestStaleRevocationIsBorneWithOnDemand(t *testing.T) {
+	t.Parallel()
+	down := func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(http.StatusBadGateway); return true }
+	const learnt = "is unknown, which is accepted while the registry is down"
+	for name, test := range map[string]struct {
+		mode     string
+		set      func(r *responder)
+		stranger bool
+		code     verifier.Code
+		warning  string
+	}{
+		"down":             {notation.RevocationEnforce, func(r *responder) { r.answer = down }, false, verifier.CodeVerified, learnt},
+		"ended":            {notation.RevocationEnforce, func(r *responder) { r.end = -time.Minute }, false, verifier.CodeVerified, learnt},
+		"down, mode log":   {notation.RevocationLog, func(r *responder) { r.answer = down }, false, verifier.CodeVerified, "is unknown, revocation.mode is log"},
+		"good":             {notation.RevocationEnforce, func(*responder) {}, false, verifier.CodeVerified, ""},
+		"revoked":          {notation.RevocationEnforce, func(r *responder) { r.status = signing.Revoked }, false, verifier.CodeCertificateRevoked, ""},
+		"stranger, down":   {notation.RevocationEnforce, func(r *responder) { r.answer = down }, true, verifier.CodeSignerUntrusted, ""},
+		"stranger, on log": {notation.RevocationLog, func(r *responder) { r.answer = down }, true, verifier.CodeSignerUntrusted, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &responder{}
+			signer, client := revocable(t, r, false)
+			test.set(r)
+			opts := options()
+			opts.Revocation.Mode, opts.Revocation.Timeout = test.mode, 20*time.Second
+			trusted := stores(t, r.Authority)
+			if test.stranger {
+				trusted = stores(t, authority(t, signing.ECDSA256))
+			}
+			v := newVerifier(t, opts, trusted, client)
+			in, _ := input(t, sign(t, signer, image(), signing.SignOptions{}))
+			in.RevocationMayBeStale = true
+			report := must[verifier.Report](t)(v.Verify(t.Context(), in))
+			if report.Reason.Code != test.code || (report.Outcome == verifier.Passed) != (test.code == verifier.CodeVerified) {
+				t.Fatalf("%s, %+v; want %s", report.Outcome, report.Reason, test.code)
+			}
+			if test.warning != "" {
+				expectWarned(t, report, test.warning)
+				if time.Until(report.ValidUntil) > time.Minute {
+					t.Errorf("valid until %v", report.ValidUntil)
+				}
+			}
+			in.RevocationMayBeStale = false
+			if report = must[verifier.Report](t)(v.Verify(t.Context(), in)); strings.Contains(test.warning, "accepted") {
+				expect(t, report, verifier.Inconclusive, verifier.CodeRevocationUnknown, "")
+			}
+		})
+	}
+}
+
 // A responder that says "I do not know this certificate" leaves it unknown; a
 // revocation list beside it decides.
 func TestRevocationListAfterOCSP(t *testing.T) {

@@ -1,0 +1,176 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/verifier"
+)
+
+const (
+	// standInFor bounds how long a decision from what is held is believed before
+	// the registry is asked again.
+	standInFor = time.Minute
+	// standInBytes bounds the memory of such decisions.
+	standInBytes = 4 << 20
+)
+
+// standIn decides from what is held, once for all who ask for it at a time. An
+// error says that it allows nothing.
+func (e *Executor) standIn(ctx context.Context, key flightKey, pl plan) (Result, error) {
+	ctx, span := e.tracer.join(ctx, "decide from what is held")
+	defer span.End()
+	deadline, bounded := ctx.Deadline()
+	for {
+		result, err := e.deciding.Do(ctx, key, func(own context.Context) (Result, error) {
+			own = e.tracer.aboard(own, span)
+			if bounded { // so that what it asks of others leaves time for the answer
+				var cancel context.CancelFunc
+				own, cancel = context.WithDeadline(own, deadline)
+				defer cancel()
+			}
+			return e.decideHeld(own, pl)
+		})
+		over := ctx.Err() != nil || (bounded && !time.Now().Before(deadline))
+		if err == nil || over || !errors.Is(err, context.DeadlineExceeded) {
+			return result, err
+		}
+		// It was the deadline of whoever began it.
+	}
+}
+
+// decideHeld judges what is held anew, by the policy and the trust of now. What
+// comes of it is in no proof: it is no knowledge of what the registry has.
+func (e *Executor) decideHeld(ctx context.Context, pl plan) (Result, error) {
+	ev, ok := e.heldFor(pl, time.Now().Round(0))
+	if !ok {
+		return Result{}, errNotHeld
+	}
+	leave, err := e.places.enter(ctx, pl.req.Reference.Registry)
+	if err != nil {
+		return Result{}, err
+	}
+	defer leave()
+	g := newGathering(pl, ev.subject, known{held: ev, lenient: pl.down.AcceptStaleRevocation})
+	e.gather(ctx, g)
+	result, err := e.conclude(ctx, pl, g)
+	if err == nil && result.Decision == Allowed {
+		result.Held = &Held{Since: ev.since, Age: time.Now().Round(0).Sub(ev.since)}
+		return result, nil
+	}
+	if ctx.Err() != nil {
+		return Result{}, context.Cause(ctx)
+	}
+	return Result{}, errNotHeld
+}
+
+// heldFor is what is held for a request, if it is young enough.
+func (e *Executor) heldFor(pl plan, now time.Time) (*heldEvidence, bool) {
+	subject, at, ok := e.leads(pl, now)
+	if !ok {
+		return nil, false
+	}
+	ev, ok := recallEvidence(pl, subject, now)
+	if !ok {
+		return nil, false
+	}
+	if pl.req.Reference.Digest == "" {
+		ev.date(at)
+	}
+	return ev, now.Sub(ev.since) <= pl.down.UseHeld
+}
+
+// leads is where a reference led to when the registry was asked last, however long
+// ago, unless it has said otherwise since.
+func (e *Executor) leads(pl plan, now time.Time) (referrerstore.Subject, time.Time, bool) {
+	subject, at, ok := recallSubject(pl, now)
+	if !ok {
+		return referrerstore.Subject{}, time.Time{}, false
+	}
+	led, known := e.memory.subject(pl.req.Reference, now)
+	if known && (led.err != nil || led.subject.Descriptor.Digest != subject.Descriptor.Digest) {
+		return referrerstore.Subject{}, time.Time{}, false
+	}
+	return subject, at, true
+}
+
+// standsUntil is how long a result from what is held is believed: briefly, and
+// not beyond the end of anything that it rests on.
+func (e *Executor) standsUntil(pl plan, result Result, now time.Time) time.Time {
+	until := earlier(now.Add(min(e.memory.terms.DeniedTTL, standInFor)), result.Held.Since.Add(pl.down.UseHeld))
+	for _, r := range result.Reports {
+		if r.Outcome == verifier.Passed && !r.ValidUntil.IsZero() {
+			until = earlier(until, r.ValidUntil.Round(0))
+		}
+	}
+	return until
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// standIns are the results that were given in place of a registry, and when
+// registries answered after all. They are apart from proofs, so that none is ever
+// taken for one.
+type standIns struct {
+	kept *otter.Cache[flightKey, standIn]
+}
+
+// standIn is such a result, or that the registry answered.
+type standIn struct {
+	result   Result
+	until    time.Time
+	answered time.Time
+}
+
+func newStandIns() *standIns {
+	return &standIns{otter.Must(&otter.Options[flightKey, standIn]{
+		MaximumWeight: standInBytes,
+		Weigher: func(key flightKey, s standIn) uint32 {
+			cost := int64(proofOverhead + len(key.ref.Repository) + len(key.rule))
+			for _, r := range s.result.Reports {
+				cost += reportCost(r)
+			}
+			return uint32(cost) //nolint:gosec // reports are bounded
+		},
+		Executor: func(task func()) { task() },
+	})}
+}
+
+// find is the result that still stands.
+func (s *standIns) find(key flightKey, now time.Time) (Result, bool) {
+	kept, ok := s.kept.GetIfPresent(key)
+	if !ok || kept.result.Held == nil || !now.Before(kept.until) {
+		return Result{}, false
+	}
+	held := *kept.result.Held
+	held.Age = now.Sub(held.Since)
+	result := kept.result
+	result.Held, result.Timings = &held, Timings{}
+	return result, true
+}
+
+// keep keeps a result of work begun at a moment, unless the registry has answered
+// since, which it says.
+func (s *standIns) keep(key flightKey, begun time.Time, result Result, until time.Time) (stands bool) {
+	s.kept.Compute(key, func(former standIn, found bool) (standIn, otter.ComputeOp) {
+		if stands = !found || !former.answered.After(begun); !stands {
+			return standIn{}, otter.CancelOp
+		}
+		return standIn{result: result, until: until}, otter.WriteOp
+	})
+	return stands
+}
+
+// answered ends what stood in for a registry that has answered.
+func (s *standIns) answered(key flightKey, now time.Time) {
+	s.kept.Set(key, standIn{answered: now})
+}
