@@ -15,6 +15,7 @@ import (
 
 	"github.com/gatehouse-project/gatehouse/config"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
+	"github.com/gatehouse-project/gatehouse/referrerstore/cache"
 	"github.com/gatehouse-project/gatehouse/referrerstore/credential"
 	"github.com/gatehouse-project/gatehouse/referrerstore/credential/aws"
 	"github.com/gatehouse-project/gatehouse/referrerstore/credential/azure"
@@ -85,6 +86,7 @@ type surroundings struct {
 	governor   *governor.Governor    // requests to registries
 	logger     *slog.Logger
 	tracer     trace.TracerProvider // nil makes no spans
+	content    *cache.Cache         // nil keeps no evidence
 	registerer prometheus.Registerer
 	// read reads a file that a component names; the process notes which.
 	read func(path string, limit int64) ([]byte, error)

@@ -30,7 +30,10 @@ func validateCommand(std stdio) *cobra.Command {
 				return err
 			}
 			defer l.close()
-			if _, err := loadTLS(cfg); err != nil {
+			if _, err := loadIdentities(cfg); err != nil {
+				return err
+			}
+			if _, err := cacheOptions(cfg); err != nil {
 				return err
 			}
 			for _, warning := range cfg.Warnings {

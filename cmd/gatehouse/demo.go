@@ -68,7 +68,7 @@ func demo(ctx context.Context, std stdio, address string, once bool) (err error)
 	}
 	serving, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
-	go func() { served <- g.run(serving, webhook, admin) }()
+	go func() { served <- g.run(serving, listeners{webhook: webhook, admin: admin}) }()
 	defer func() {
 		stop()
 		err = errors.Join(err, <-served)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/gatehouse-project/gatehouse/config"
 	"github.com/gatehouse-project/gatehouse/httpserver"
+	"github.com/gatehouse-project/gatehouse/httpserver/registry"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
@@ -29,21 +31,24 @@ type gate struct {
 	logger  *slog.Logger
 	opts    gateOptions
 	server  *httpserver.Server
-	tls     *httpserver.TLS // nil for plain HTTP
-	metrics gateMetrics
-	live    atomic.Pointer[live]
-	retired sync.WaitGroup // of configurations whose requests are running out
+	pulls   *registry.Registry // nil if none is configured
+	holding *holding           // nil if no cache is configured
+	// identities are of listeners that speak TLS, by what they are for.
+	identities map[string]*httpserver.TLS
+	metrics    gateMetrics
+	live       atomic.Pointer[live]
+	retired    sync.WaitGroup // of configurations whose requests are running out
 
 	//nolint:containedctx // background work of every configuration lives as long as the gate
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	seen       config.Seen
-	generation uint64     // written by load only, which never runs twice at once
-	mu         sync.Mutex // guards the fields that follow it
-	refusal    error      // of the last attempt to load, nil if it went live
-	tlsRefusal error      // of the last attempt to exchange the certificate
-	candidate  []string   // files that the refused configuration names
+	seen        config.Seen
+	generation  uint64           // written by load only, which never runs twice at once
+	mu          sync.Mutex       // guards the fields that follow it
+	refusal     error            // of the last attempt to load, nil if it went live
+	tlsRefusals map[string]error // of the last attempts to exchange certificates
+	candidate   []string         // files that the refused configuration names
 }
 
 // gateOptions are for those who embed a gate.
@@ -63,21 +68,36 @@ type gateMetrics struct {
 	certificate *prometheus.GaugeVec
 }
 
+// What identities are for, in metrics.
+const (
+	serverIdentity   = "server"
+	registryIdentity = "registry"
+)
+
 // newGate loads the configuration and makes it live. The caller closes it.
 func newGate(ctx context.Context, path string, logger *slog.Logger, opts gateOptions) (*gate, error) {
-	g := &gate{path: path, logger: logger, opts: opts, metrics: newGateMetrics()}
+	g := &gate{path: path, logger: logger, opts: opts, metrics: newGateMetrics(), tlsRefusals: make(map[string]error)}
 	cfg, err := g.read()
 	if err != nil {
 		return nil, err
 	}
-	if g.tls, err = loadTLS(cfg); err != nil {
+	if g.identities, err = loadIdentities(cfg); err != nil {
 		return nil, err
 	}
 	g.server = httpserver.New(g.serverOptions(cfg))
 	// Requests that are under way when ctx ends are still answered.
 	g.ctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if err := g.load(cfg); err != nil {
+	if g.holding, err = openHolding(g.ctx, cfg, logger, g.metrics.registry); err != nil {
 		g.cancel()
+		return nil, err
+	}
+	if cfg.Registry != nil {
+		g.pulls = registry.New(g.ctx, g.holding.cache, registry.Options{
+			Connections: cfg.Registry.Connections, Logger: logger, Registerer: g.metrics.registry,
+		})
+	}
+	if err := g.load(cfg); err != nil {
+		g.close()
 		return nil, err
 	}
 	return g, nil
@@ -92,22 +112,32 @@ func (g *gate) read() (*config.Config, error) {
 	return config.Parse(g.path, data)
 }
 
-// loadTLS reads the server's identity, nil for plain HTTP.
-func loadTLS(cfg *config.Config) (*httpserver.TLS, error) {
-	t := cfg.Server.TLS
-	if t == nil {
-		return nil, nil
+// loadIdentities reads the certificates of listeners; none speaks plain HTTP.
+func loadIdentities(cfg *config.Config) (map[string]*httpserver.TLS, error) {
+	identities := make(map[string]*httpserver.TLS)
+	wanted := map[string]*config.TLS{serverIdentity: cfg.Server.TLS}
+	if cfg.Registry != nil {
+		wanted[registryIdentity] = cfg.Registry.TLS
 	}
-	material, err := httpserver.NewTLS(httpserver.TLSOptions{
-		Certificate: cfg.Path(t.Certificate), Key: cfg.Path(t.Key), ClientCA: cfg.Path(t.ClientCA),
-		ClientNames: t.ClientNames, InsecureAnyClient: t.InsecureAnyClient,
-	})
-	return material, cfg.At("server.tls", err)
+	for use, t := range wanted {
+		if t == nil {
+			continue
+		}
+		material, err := httpserver.NewTLS(httpserver.TLSOptions{
+			Certificate: cfg.Path(t.Certificate), Key: cfg.Path(t.Key), ClientCA: cfg.Path(t.ClientCA),
+			ClientNames: t.ClientNames, InsecureAnyClient: t.InsecureAnyClient,
+		})
+		if err != nil {
+			return nil, cfg.At(use+".tls", err)
+		}
+		identities[use] = material
+	}
+	return identities, nil
 }
 
 func (g *gate) serverOptions(cfg *config.Config) httpserver.Options {
 	return httpserver.Options{
-		TLS:         g.tls,
+		TLS:         g.identities[serverIdentity],
 		Connections: cfg.Server.Limits.Connections,
 		Bodies:      referrerstore.NewBudget(cfg.Server.Limits.InFlightBytes / bodiesShare),
 		Logger:      g.logger,
@@ -128,7 +158,7 @@ func newGateMetrics() gateMetrics {
 			Name: "gatehouse_config_current", Help: "1 if the configuration on disk is the one that is live, 0 if it was refused.",
 		}),
 		certificate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "gatehouse_certificate_not_after_seconds", Help: "Earliest end of certificates in use, in Unix time, by their use: server or trust.",
+			Name: "gatehouse_certificate_not_after_seconds", Help: "Earliest end of certificates in use, in Unix time, by their use: server, registry or trust.",
 		}, []string{"use"}),
 	}
 	m.registry.MustRegister(m.reloads, m.current, m.certificate, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -165,6 +195,9 @@ func (g *gate) load(cfg *config.Config) error {
 	next.start(g.ctx)
 	former := g.live.Swap(next)
 	g.server.Swap(g.snapshot(next))
+	if g.pulls != nil {
+		g.pulls.Swap(next.pulls)
+	}
 	if former != nil {
 		g.retire(former)
 	}
@@ -185,6 +218,9 @@ func (g *gate) attempt(cfg *config.Config) (*live, error) {
 		files = append(files, path)
 		return g.seen.ReadFile(path, limit)
 	}}
+	if g.holding != nil {
+		with.content = g.holding.cache
+	}
 	next, err := build(g.ctx, cfg, with, former)
 	if err != nil {
 		g.told(func() { g.candidate = files })
@@ -198,7 +234,7 @@ func (g *gate) told(change func()) {
 	defer g.mu.Unlock()
 	change()
 	current := 1.0
-	if g.refusal != nil || g.tlsRefusal != nil {
+	if g.disagreement() != nil {
 		current = 0
 	}
 	g.metrics.current.Set(current)
@@ -208,27 +244,49 @@ func (g *gate) told(change func()) {
 // ignore them.
 func needsRestart(former, next *config.Config) error {
 	type fixed struct {
+		serves         bool
 		address, admin string
 		http           bool
 		connections    int
 		inFlight       int64
 	}
 	of := func(c *config.Config) fixed {
-		return fixed{c.Server.Address, c.Admin.Address, c.Server.InsecureHTTP, c.Server.Limits.Connections, c.Server.Limits.InFlightBytes}
+		return fixed{c.Serves(), c.Server.Address, c.Admin.Address, c.Server.InsecureHTTP, c.Server.Limits.Connections, c.Server.Limits.InFlightBytes}
 	}
-	tlsOf := func(c *config.Config) config.TLS {
-		if c.Server.TLS == nil {
-			return config.TLS{}
-		}
-		return *c.Server.TLS
-	}
-	a, b := tlsOf(former), tlsOf(next)
-	sameTLS := a.Certificate == b.Certificate && a.Key == b.Key && a.ClientCA == b.ClientCA &&
-		a.InsecureAnyClient == b.InsecureAnyClient && slices.Equal(a.ClientNames, b.ClientNames)
-	if of(former) != of(next) || !sameTLS {
+	if of(former) != of(next) || !sameTLS(former.Server.TLS, next.Server.TLS) {
 		return next.At("server", errors.New("address, tls, insecureHTTP, limits.connections, limits.inFlightBytes and admin.address cannot change while gatehouse runs: restart it"))
 	}
+	if !sameCache(former.Cache, next.Cache) {
+		return next.At("cache", errors.New("the section, but for onRegistryDown, cannot change while gatehouse runs: restart it"))
+	}
+	if !sameListener(former.Registry, next.Registry) {
+		return next.At("registry", errors.New("address, tls, insecureHTTP and connections cannot change while gatehouse runs: restart it"))
+	}
 	return nil
+}
+
+func sameTLS(a, b *config.TLS) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Certificate == b.Certificate && a.Key == b.Key && a.ClientCA == b.ClientCA &&
+		a.InsecureAnyClient == b.InsecureAnyClient && slices.Equal(a.ClientNames, b.ClientNames)
+}
+
+func sameCache(a, b *config.Cache) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	x, y := *a, *b
+	x.OnRegistryDown, y.OnRegistryDown = nil, nil
+	return reflect.DeepEqual(x, y)
+}
+
+func sameListener(a, b *config.PullThrough) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Address == b.Address && a.InsecureHTTP == b.InsecureHTTP && a.Connections == b.Connections && sameTLS(a.TLS, b.TLS)
 }
 
 func (g *gate) snapshot(l *live) *httpserver.Snapshot {
@@ -271,8 +329,8 @@ func (g *gate) retire(former *live) {
 }
 
 func (g *gate) observeCertificates(l *live) {
-	if g.tls != nil {
-		g.metrics.certificate.WithLabelValues("server").Set(float64(g.tls.NotAfter().Unix()))
+	for use, t := range g.identities {
+		g.metrics.certificate.WithLabelValues(use).Set(float64(t.NotAfter().Unix()))
 	}
 	if end := l.trust.NotAfter(); !end.IsZero() {
 		g.metrics.certificate.WithLabelValues("trust").Set(float64(end.Unix()))
@@ -285,6 +343,11 @@ func (g *gate) detail() map[string]any {
 	if err := g.refused(); err != nil {
 		detail["refused"] = err.Error()
 	}
+	if g.holding != nil {
+		if stats := g.holding.cache.Stats(); stats.Problem != "" {
+			detail["cache"] = stats.State + ": " + stats.Problem
+		}
+	}
 	return detail
 }
 
@@ -292,21 +355,35 @@ func (g *gate) detail() map[string]any {
 func (g *gate) refused() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return errors.Join(g.refusal, g.tlsRefusal)
+	return g.disagreement()
 }
 
-// run serves and watches until ctx ends. The server's certificate is watched
-// apart, so that its exchange does not take caches and connections along.
-func (g *gate) run(ctx context.Context, webhook, admin net.Listener) error {
+// disagreement is called with mu held.
+func (g *gate) disagreement() error {
+	return errors.Join(g.refusal, g.tlsRefusals[serverIdentity], g.tlsRefusals[registryIdentity])
+}
+
+// listeners are those that run serves on; a nil one is not configured.
+type listeners struct{ webhook, admin, pulls net.Listener }
+
+// run serves and watches until ctx ends. Certificates of listeners are watched
+// apart, so that their exchange does not take caches and connections along.
+func (g *gate) run(ctx context.Context, on listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return g.server.Serve(ctx, webhook, admin) })
+	group.Go(func() error { return g.server.Serve(ctx, on.webhook, on.admin) })
+	if on.pulls != nil {
+		group.Go(func() error { return g.servePulls(ctx, on.pulls) })
+	}
+	if g.holding != nil {
+		group.Go(func() error { return g.holding.serve(ctx) })
+	}
 	group.Go(func() error {
 		config.Watch(ctx, config.WatchOptions{Interval: g.opts.watchInterval, Files: g.files, Seen: &g.seen}, func(context.Context) { g.reload() })
 		return nil
 	})
-	if g.tls != nil {
+	for use, t := range g.identities {
 		group.Go(func() error {
-			config.Watch(ctx, config.WatchOptions{Interval: g.opts.watchInterval, Files: g.tls.Files}, func(context.Context) { g.reloadTLS() })
+			config.Watch(ctx, config.WatchOptions{Interval: g.opts.watchInterval, Files: t.Files}, func(context.Context) { g.reloadTLS(use, t) })
 			return nil
 		})
 	}
@@ -325,10 +402,14 @@ func (g *gate) files() []string {
 }
 
 func (g *gate) withoutTLS(files []string) []string {
-	if g.tls == nil {
-		return files
-	}
-	return slices.DeleteFunc(slices.Clone(files), func(file string) bool { return slices.Contains(g.tls.Files(), file) })
+	return slices.DeleteFunc(slices.Clone(files), func(file string) bool {
+		for _, t := range g.identities {
+			if slices.Contains(t.Files(), file) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // reload reads the configuration anew. If it cannot be read or is not valid,
@@ -347,17 +428,17 @@ func (g *gate) reload() {
 	g.logger.Info("configuration live", "generation", g.generation)
 }
 
-// reloadTLS does the same for the server's certificate and client authority.
-func (g *gate) reloadTLS() {
-	changed, err := g.tls.Reload()
-	g.told(func() { g.tlsRefusal = err })
+// reloadTLS does the same for a listener's certificate and client authority.
+func (g *gate) reloadTLS(use string, t *httpserver.TLS) {
+	changed, err := t.Reload()
+	g.told(func() { g.tlsRefusals[use] = err })
 	if err != nil {
-		g.logger.Error("the former certificate stays", "error", err.Error())
+		g.logger.Error("the former certificate stays", "use", use, "error", err.Error())
 		return
 	}
 	if changed {
-		g.metrics.certificate.WithLabelValues("server").Set(float64(g.tls.NotAfter().Unix()))
-		g.logger.Info("certificate exchanged", "not_after", g.tls.NotAfter())
+		g.metrics.certificate.WithLabelValues(use).Set(float64(t.NotAfter().Unix()))
+		g.logger.Info("certificate exchanged", "use", use, "not_after", t.NotAfter())
 	}
 }
 
@@ -365,7 +446,11 @@ func (g *gate) reloadTLS() {
 func (g *gate) close() {
 	g.cancel()
 	g.retired.Wait()
+	if g.pulls != nil {
+		g.pulls.Close()
+	}
 	if l := g.live.Load(); l != nil {
 		l.close()
 	}
+	g.holding.close()
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/gatehouse-project/gatehouse/executor"
 	"github.com/gatehouse-project/gatehouse/executor/policy"
 	"github.com/gatehouse-project/gatehouse/executor/proofs"
+	"github.com/gatehouse-project/gatehouse/httpserver/registry"
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/governor"
 	"github.com/gatehouse-project/gatehouse/verifier"
@@ -56,6 +57,7 @@ type live struct {
 	budget   *referrerstore.Budget // bytes from registries
 	governor *governor.Governor
 	metrics  *prometheus.Registry
+	pulls    *registry.Snapshot // nil if nothing is pulled through
 	ends     []func()
 
 	running sync.WaitGroup // of what start began
@@ -108,6 +110,7 @@ func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []
 	if err := errors.Join(storeErr, verifierErr, policyErr, agree(l.config, l.stores)); err != nil {
 		return err
 	}
+	l.stores = remember(l.stores, l.config.Stores, with.content)
 	roles := make([]referrerstore.Store, len(l.stores))
 	for i, s := range l.stores {
 		roles[i] = s
@@ -115,20 +118,33 @@ func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []
 	l.name = generation.String()
 	opts := l.options(l.name)
 	opts.Logger, opts.Registerer, opts.Tracer = with.logger, with.registerer, with.tracer
+	if opts.Down, storeErr = downTerms(l.config); storeErr != nil {
+		return storeErr
+	}
 	l.executor = executor.New(ctx, roles, judges, rules, opts)
-	return nil
+	var err error
+	l.pulls, err = l.pullThrough(with.read)
+	return err
 }
 
 // newGovernor makes the one that all stores share.
 func (l *live) newGovernor() (*governor.Governor, error) {
 	host := l.config.Governor.PerHost
+	var upstreams []string
+	if r := l.config.Registry; r != nil {
+		for _, text := range r.Upstreams {
+			upstream, _ := referrerstore.CanonicalHost(text) // pullThrough tells what is wrong with it
+			upstreams = append(upstreams, upstream)
+		}
+	}
 	return governor.New(governor.Options{
 		StartInFlight: host.StartInFlight,
 		MaxInFlight:   host.MaxInFlight,
 		Rate:          float64(host.Rate),
 		MaxRetryAfter: host.MaxRetryAfter,
 		Named: func(name string) bool {
-			return slices.ContainsFunc(l.stores, func(s store) bool { return s.Serves(name) && s.Names(name) })
+			return slices.Contains(upstreams, name) ||
+				slices.ContainsFunc(l.stores, func(s store) bool { return s.Serves(name) && s.Names(name) })
 		},
 		Registerer: l.metrics,
 	})
@@ -144,8 +160,42 @@ func (l *live) options(generation string) executor.Options {
 		ProofStore:   l.proofs,
 		ReplicaBytes: kept.MaxBytes / replicaShare,
 		TagTTL:       l.config.Tags.TTL,
+		HeldAfter:    l.config.Server.VerifyTimeout / 2,
 		Background:   executor.Background{MaxDuration: background.MaxDuration, MaxFlights: background.MaxFlights},
 	}
+}
+
+// downTerms say for a host what becomes of its images while it is down: by the
+// first line of the configuration that matches.
+func downTerms(cfg *config.Config) (func(host string) executor.DownTerms, error) {
+	if cfg.Cache == nil || len(cfg.Cache.OnRegistryDown) == 0 {
+		return nil, nil //nolint:nilnil // none is no error
+	}
+	type line struct {
+		hosts []referrerstore.HostPattern
+		terms executor.DownTerms
+	}
+	var lines []line
+	var errs []error
+	for i, down := range cfg.Cache.OnRegistryDown {
+		next := line{terms: executor.DownTerms{
+			UseHeld: down.UseHeld, Tags: down.Tags, AcceptStaleRevocation: down.WhenRevocationStale == config.RevocationStaleAccept,
+		}}
+		for j, text := range down.Registries {
+			pattern, err := referrerstore.ParseHostPattern(text)
+			errs = append(errs, cfg.At(fmt.Sprintf("cache.onRegistryDown[%d].registries[%d]", i, j), err))
+			next.hosts = append(next.hosts, pattern)
+		}
+		lines = append(lines, next)
+	}
+	return func(host string) executor.DownTerms {
+		for _, l := range lines {
+			if slices.ContainsFunc(l.hosts, func(p referrerstore.HostPattern) bool { return p.Match(host) }) {
+				return l.terms
+			}
+		}
+		return executor.DownTerms{}
+	}, errors.Join(errs...)
 }
 
 // proofStore is where proofs are kept: that of the former configuration, if it
@@ -229,7 +279,10 @@ func agree(cfg *config.Config, stores []store) error {
 }
 
 // buildPolicy compiles the rules; what is wrong with one is told at its line.
-func buildPolicy(cfg *config.Config) (*policy.Policy, error) {
+func buildPolicy(cfg *config.Config) (executor.Policy, error) {
+	if !cfg.Decides() {
+		return noPolicy{}, nil
+	}
 	known := make([]string, len(cfg.Verifiers))
 	for i, v := range cfg.Verifiers {
 		known[i] = v.Name
@@ -250,6 +303,13 @@ func buildPolicy(cfg *config.Config) (*policy.Policy, error) {
 		return nil, locateRules(cfg, err)
 	}
 	return p, nil
+}
+
+// noPolicy is that of a process which only serves pulls: it allows nothing.
+type noPolicy struct{}
+
+func (noPolicy) Match(referrerstore.Reference, string) (executor.Rule, bool, error) {
+	return executor.Rule{}, false, nil
 }
 
 func locateRules(cfg *config.Config, err error) error {

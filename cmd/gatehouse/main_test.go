@@ -283,7 +283,7 @@ func TestReload(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- g.run(ctx, webhook, admin) }()
+	go func() { served <- g.run(ctx, listeners{webhook: webhook, admin: admin}) }()
 	defer func() {
 		cancel()
 		if err := <-served; err != nil {
@@ -370,7 +370,7 @@ func TestStopFinishesRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- g.run(ctx, webhook, admin) }()
+	go func() { served <- g.run(ctx, listeners{webhook: webhook, admin: admin}) }()
 	answers := make(chan shown, 1)
 	go func() {
 		answer, err := ask(t.Context(), "http://"+webhook.Addr().String()+httpserver.VerifyPath, []string{s.scenes[0].image})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -72,21 +73,54 @@ func serve(ctx context.Context, path string, logger *slog.Logger) error {
 		return err
 	}
 	defer g.close()
-	listen := func(address string) (net.Listener, error) {
-		return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	}
-	cfg := g.current().config
-	webhook, err := listen(cfg.Server.Address)
+	on, err := g.listen(ctx)
 	if err != nil {
-		return fmt.Errorf("server.address: %w", err)
+		return err
 	}
-	admin, err := listen(cfg.Admin.Address)
-	if err != nil {
-		_ = webhook.Close() // the process ends anyway
-		return fmt.Errorf("admin.address: %w", err)
-	}
-	logger.Info("serving", "version", versionText(), "address", webhook.Addr().String(), "admin", admin.Addr().String(), "config", path, "pid", os.Getpid())
-	err = g.run(ctx, webhook, admin)
+	err = g.run(ctx, on)
 	logger.Info("stopped")
 	return err
+}
+
+// listen opens what the configuration names, and says so in one line of the log.
+func (g *gate) listen(ctx context.Context) (on listeners, err error) {
+	cfg := g.current().config
+	attrs := []any{"version", versionText(), "config", g.path, "pid", os.Getpid()}
+	open := func(use string, wanted bool, address string) (net.Listener, error) {
+		if !wanted || err != nil {
+			return nil, err
+		}
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("%s.address: %w", use, err)
+		}
+		name := map[string]string{"server": "address"}[use]
+		attrs = append(attrs, cmp.Or(name, use), listener.Addr().String())
+		return listener, nil
+	}
+	on.webhook, err = open("server", cfg.Serves(), cfg.Server.Address)
+	on.admin, err = open("admin", true, cfg.Admin.Address)
+	if cfg.Registry != nil {
+		on.pulls, err = open("registry", true, cfg.Registry.Address)
+	}
+	if err == nil && g.holding != nil {
+		err = g.holding.listen(ctx, cfg, g.identity)
+	}
+	if err != nil {
+		on.close()
+		return listeners{}, err
+	}
+	g.logger.Info("serving", attrs...)
+	return on, nil
+}
+
+// identity names as whom the live configuration asks a host.
+func (g *gate) identity(host string) string { return identityAt(g.current().stores, host) }
+
+func (l listeners) close() {
+	for _, one := range []net.Listener{l.webhook, l.admin, l.pulls} {
+		if one != nil {
+			_ = one.Close() // the process ends anyway
+		}
+	}
 }

@@ -34,7 +34,7 @@ func TestStatusOfAProcess(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- g.run(ctx, webhook, admin) }()
+	go func() { served <- g.run(ctx, listeners{webhook: webhook, admin: admin}) }()
 	defer func() {
 		cancel()
 		if err := <-served; err != nil {
