@@ -8,7 +8,7 @@ CC_FOUND := $(shell command -v $(shell go env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 LINT     := bin/golangci-lint
 
-.PHONY: help build demo test lint fmt fuzz bench tidy clean
+.PHONY: help build demo test lint fmt fuzz bench soak tidy clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,9 +38,12 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	    echo "$$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x "$$pkg"; done; done
 
 bench: ## benchmarks beside their floors, see docs/performance.md
-	go test -run '^$$' -bench . -benchmem ./executor/... ./httpserver/... ./referrerstore/governor
+	go test -run '^$$' -bench . -benchmem ./executor/... ./httpserver/... ./referrerstore/governor ./referrerstore/cache ./referrerstore/journal
 	GATEHOUSE_BENCH_OUT=$(CURDIR)/bench.json go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./test/bench
 	go run ./test/bench/plot -in bench.json -out docs/performance
+
+soak: ## what the tests do for a moment, for long: 1,000 kills, minutes of pruning
+	GATEHOUSE_TEST_KILLS=1000 GATEHOUSE_TEST_PRUNING=3m go test -timeout 60m -count 1 -v -run 'TestKill|TestPruneAndPull' ./test/pull
 
 tidy: ## go.mod and go.sum as the imports want them
 	go mod tidy

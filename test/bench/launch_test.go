@@ -25,6 +25,7 @@ import (
 // measured.
 type launched struct {
 	address string
+	pulls   string // of its pull-through registry; empty if it has none
 	log     string // path
 }
 
@@ -47,7 +48,7 @@ func launch(tb testing.TB, cmd *exec.Cmd) launched {
 		}
 	})
 	for range 1000 {
-		if l.address = listensAt(must(os.ReadFile(l.log))(tb)); l.address != "" {
+		if l.address, l.pulls = listensAt(must(os.ReadFile(l.log))(tb)); l.address+l.pulls != "" {
 			return l
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -56,17 +57,18 @@ func launch(tb testing.TB, cmd *exec.Cmd) launched {
 	return l
 }
 
-func listensAt(log []byte) string {
+func listensAt(log []byte) (address, pulls string) {
 	for line := range bytes.Lines(log) {
 		var entry struct {
 			Message string `json:"msg"`
 			Address string `json:"address"`
+			Pulls   string `json:"registry"`
 		}
 		if json.Unmarshal(line, &entry) == nil && entry.Message == "serving" {
-			return entry.Address
+			return entry.Address, entry.Pulls
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // echoEnv makes the test binary the echo: it names the file with the answer
@@ -95,12 +97,17 @@ func echo(spec string, log io.Writer) int {
 		logger.Error("echo", "error", err)
 		return 1
 	}
+	return untilTold(echoServer(answer, spec[at+1:] == "true"), logger)
+}
+
+// untilTold serves on a free port until the process is told to end, and returns
+// the exit code.
+func untilTold(server *http.Server, logger *slog.Logger) int {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		logger.Error("echo", "error", err)
+		logger.Error("listen", "error", err)
 		return 1
 	}
-	server := echoServer(answer, spec[at+1:] == "true")
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM)
 	go func() {
@@ -109,7 +116,7 @@ func echo(spec string, log io.Writer) int {
 	}()
 	logger.Info("serving", "address", listener.Addr().String())
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		logger.Error("echo", "error", err)
+		logger.Error("serve", "error", err)
 		return 1
 	}
 	return 0

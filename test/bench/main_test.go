@@ -17,6 +17,9 @@ func TestMain(m *testing.M) {
 	if answer := os.Getenv(echoEnv); answer != "" {
 		os.Exit(echo(answer, os.Stderr))
 	}
+	if what := os.Getenv(besideEnv); what != "" {
+		os.Exit(beside(what, os.Stderr))
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(process.Exit))
 }
 

@@ -17,10 +17,10 @@ var layers = []string{"referrerstore", "verifier", "executor", "httpserver", "cm
 
 // shared are packages within a folder that its implementations may import,
 // and whether layers above may too. All else in it is an implementation.
-var shared = map[string]bool{"referrerstore/flight": true, "referrerstore/certfile": true, "referrerstore/guard": false, "referrerstore/governor": false, "referrerstore/credential": false, "verifier/trust": false}
+var shared = map[string]bool{"referrerstore/flight": true, "referrerstore/certfile": true, "referrerstore/guard": false, "referrerstore/governor": false, "referrerstore/credential": false, "referrerstore/disk": false, "referrerstore/journal": false, "referrerstore/cache": true, "verifier/trust": false}
 
 // suites are for tests.
-var suites = []string{"referrerstore/storetest", "verifier/verifiertest"}
+var suites = []string{"referrerstore/storetest", "referrerstore/disk/disktest", "verifier/verifiertest"}
 
 // libraries are those that one package, or the tests, may import.
 var libraries = map[string]string{
@@ -109,6 +109,10 @@ func TestRefusal(t *testing.T) {
 		{"executor", "referrerstore/governor", true},
 		{"executor", "executor/proofs", true},
 		{"referrerstore/cache", "referrerstore/oras", true},
+		{"referrerstore/cache", "referrerstore/disk", false},
+		{"referrerstore/evidence", "referrerstore/cache", false},
+		{"httpserver/registry", "referrerstore/cache", false},
+		{"httpserver", "referrerstore/disk", true},
 		{"referrerstore/oras", "referrerstore/credential", false},
 		{"referrerstore/oras", "referrerstore/credential/azure", true},
 		{"referrerstore/credential/azure", "referrerstore/credential", false},

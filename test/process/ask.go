@@ -53,6 +53,14 @@ type Item struct {
 type Value struct {
 	IsSuccess bool     `json:"isSuccess"`
 	Reports   []Report `json:"verifierReports"`
+	// Held is set where what the registry said before stood in for it.
+	Held *Held `json:"held"`
+}
+
+// Held says how old evidence is, and why it was gone by.
+type Held struct {
+	AgeSeconds int64  `json:"ageSeconds"`
+	Reason     string `json:"reason"`
 }
 
 // Report is one report of a verdict.

@@ -36,6 +36,13 @@ type Config struct {
 	Require string
 	// Rules is policy.rules in YAML; it replaces that one rule.
 	Rules string
+	// Cache and Registry are the sections of those names, left out if nil. A
+	// registry gets a free port and plain HTTP unless it says otherwise.
+	Cache, Registry Map
+	// PullsAlone leaves out all that the webhook and the policy need.
+	PullsAlone bool
+	// Sections are further sections, or others in place of those above.
+	Sections Map
 }
 
 // FileName is the name that [Config.Write] gives to a configuration.
@@ -77,7 +84,7 @@ func (c Config) encode() ([]byte, error) {
 	for name := range c.Roots {
 		files = append(files, name)
 	}
-	return yaml.Marshal(Map{
+	all := Map{
 		"version":   "v1alpha1",
 		"server":    c.server(),
 		"admin":     Map{"address": "127.0.0.1:0"},
@@ -85,7 +92,20 @@ func (c Config) encode() ([]byte, error) {
 		"trust":     Map{"certificates": []Map{{"name": "acme", "type": "ca", "files": files}}},
 		"verifiers": []Map{with(Map{"name": "notation", "type": "notation", "trustPolicy": trustPolicy()}, c.Verifier)},
 		"policy":    Map{"rules": rules},
-	})
+	}
+	if c.Cache != nil {
+		all["cache"] = with(Map{"directory": "cache"}, c.Cache)
+	}
+	if c.Registry != nil {
+		all["registry"] = with(Map{"address": "127.0.0.1:0", "insecureHTTP": c.Registry["tls"] == nil}, c.Registry)
+	}
+	maps.Copy(all, c.Sections)
+	if c.PullsAlone {
+		for _, section := range []string{"server", "trust", "verifiers", "policy"} {
+			delete(all, section)
+		}
+	}
+	return yaml.Marshal(all)
 }
 
 func (c Config) server() Map {

@@ -14,6 +14,7 @@ type serving struct {
 	Message string `json:"msg"`
 	Address string `json:"address"`
 	Admin   string `json:"admin"`
+	Pulls   string `json:"registry"`
 }
 
 // journal takes the log of a process, keeps the end of it, and looks in its

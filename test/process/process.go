@@ -141,6 +141,10 @@ func (p *Process) VerifyURL() string {
 	return scheme + "://" + p.ready.Address + httpserver.VerifyPath
 }
 
+// PullAddress is where the pull-through registry listens, host:port; empty if none
+// is configured.
+func (p *Process) PullAddress() string { return p.ready.Pulls }
+
 // AdminURL is the base of /healthz, /readyz and /metrics, without a slash.
 func (p *Process) AdminURL() string { return "http://" + p.ready.Admin }
 
@@ -173,4 +177,10 @@ func (p *Process) Stop() error {
 		<-p.exited
 		return ErrKilled
 	}
+}
+
+// Kill ends the process at once, as kill -9 does, and waits until it is gone.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // an error says that it has ended already
+	<-p.exited
 }
