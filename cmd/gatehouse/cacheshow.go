@@ -49,10 +49,21 @@ func listItems(ctx context.Context, std stdio, at *cacheFlags, k control.Keeper,
 }
 
 func itemTable(items []cache.Item, now time.Time) string {
-	t := columns("IMAGE", "KIND", "DIGEST", "SIZE", "CAME IN", "PULLED", "")
+	headers := []string{"IMAGE", "KIND", "DIGEST", "SIZE", "CAME IN", "PULLED"}
+	marked := slices.ContainsFunc(items, func(i cache.Item) bool { return marks(i) != "" })
+	if marked {
+		headers = append(headers, "")
+	}
+	t := columns(headers...)
 	for _, i := range items {
-		t.Row(executor.Clip(executor.OneLine(itemName(i)), maxImageCell), i.Kind, short(i.Digest.String()),
-			size(bytesOf(i.Total)), ago(now, i.Created), ago(now, i.Pulled), marks(i))
+		cells := []string{
+			executor.Clip(executor.OneLine(itemName(i)), maxImageCell), i.Kind, short(i.Digest.String()),
+			size(bytesOf(i.Total)), ago(now, i.Created), ago(now, i.Pulled),
+		}
+		if marked {
+			cells = append(cells, marks(i))
+		}
+		t.Row(cells...)
 	}
 	return t.String()
 }
@@ -100,7 +111,10 @@ func ago(now, then time.Time) string {
 	if then.IsZero() || then.Unix() <= 0 {
 		return "-"
 	}
-	return coarse(now.Sub(then)) + " ago"
+	if now.Sub(then) < time.Minute { // it is noted by the minute
+		return "just now"
+	}
+	return coarse(now.Sub(then).Truncate(time.Minute)) + " ago"
 }
 
 func bytesOf(n int64) uint64 { return uint64(max(n, 0)) }
@@ -126,7 +140,7 @@ func showStats(out io.Writer, output string, s cache.Stats) error {
 	}
 	start := "after a clean end"
 	if !s.Clean {
-		start = "after an unclean end"
+		start = "new, or after an unclean end"
 	}
 	fmt.Fprintf(&b, "state        %s\n", state)
 	fmt.Fprintf(&b, "content      %s%s; %s of the file system are free\n", size(bytesOf(s.Bytes)), bound, size(bytesOf(s.FreeBytes)))

@@ -299,7 +299,9 @@ func size(bytes uint64) string {
 		return fmt.Sprintf("%d bytes", bytes)
 	case bytes < 1<<20:
 		return fmt.Sprintf("%.1f KiB", float64(bytes)/(1<<10))
-	default:
+	case bytes < 1<<30:
 		return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
+	default:
+		return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30))
 	}
 }

@@ -26,7 +26,7 @@ var errTooManyQuestions = errors.New("the certificates name too many places to a
 // call has its own.
 type inquiry struct {
 	statement *statement
-	lenient   bool // an unknown status is borne with, whatever the mode
+	lenient   bool                         // an unknown status is borne with, whatever the mode
 	findings  map[purpose.Purpose]*finding // written before Verify of notation-go returns
 
 	mu         sync.Mutex          // guards the fields that follow it
