@@ -12,7 +12,8 @@
 //   - index.go, kin.go: what is known in memory; hits take no exclusive lock.
 //   - get.go, replica.go: answering from what is held.
 //   - content.go, file.go: content that is handed out, whole or still arriving.
-//   - obtain.go, pull.go: one pull for all who want the same at the same time.
+//   - obtain.go, pull.go, follow.go: one pull for all who want the same at the same
+//     time.
 //   - stream.go: from the registry, taken up again where it breaks off.
 //   - ingest.go, room.go: to the disk, hashed on its way, within the bounds.
 //   - write.go: small objects, answered before the disk has them.
@@ -173,6 +174,7 @@ type Cache struct {
 	boot    string // identifies this run of the system
 	clean   bool   // the end before it was
 	fast    bool   // a power cut may take something that is held
+	salt    string // of lists of referrers
 
 	ctx    context.Context //nolint:containedctx // the cache's own time: flights and loops outlive callers
 	cancel context.CancelCauseFunc
@@ -180,7 +182,7 @@ type Cache struct {
 	closed atomic.Bool
 	close  func() error
 
-	pullsUnderWay pulls
+	pullsUnderWay pulls // and what is to end before Close does
 	confirms      *flight.Group[pullKey, struct{}]
 	arriving      atomic.Int64  // bytes that pulls under way have taken room for
 	making        chan struct{} // has an element while somebody makes room

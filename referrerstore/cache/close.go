@@ -13,6 +13,7 @@ const closeTime = 10 * time.Second
 // begin starts all that goes on in the background.
 func (c *Cache) begin() {
 	c.loops.Go(func() { c.probeLoop(c.ctx) })
+	c.loops.Go(func() { c.pruneLoop(c.ctx) })
 	if c.scribe == nil {
 		close(c.writer.done)
 		return
@@ -24,12 +25,12 @@ func (c *Cache) begin() {
 	go c.scribe.run(last)
 	go c.writeLoop(writing)
 	c.loops.Go(func() { c.flushLoop(c.ctx) })
-	c.loops.Go(func() { c.pruneLoop(c.ctx) })
 	c.loops.Go(func() { c.scrubLoop(c.ctx) })
 }
 
 // Close brings to disk what is not there yet, for at most ten seconds, and ends
-// all background work and pulls. Readers of what is held finish. What it could not
+// all background work, pulls, and a Prune or Scrub that is under way, which it waits
+// for. Readers of what is held finish. What it could not
 // write is an error, and lost to the next start.
 func (c *Cache) Close() error { return c.close() }
 
@@ -48,6 +49,25 @@ func (c *Cache) shut() error {
 		return fmt.Errorf("close cache: %w", err)
 	}
 	return nil
+}
+
+// during has something end with the cache that was begun from outside and changes
+// the folder, and Close wait for it until done: the folder is another's then.
+func (c *Cache) during(ctx context.Context) (within context.Context, done func(), err error) {
+	all := &c.pullsUnderWay
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.closed {
+		return nil, nil, ErrClosed
+	}
+	all.running.Add(1)
+	within, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.ctx, func() { cancel(context.Cause(c.ctx)) })
+	return within, func() {
+		stop()
+		cancel(nil)
+		all.running.Done()
+	}, nil
 }
 
 // settleAll brings all to the disk that is to survive.

@@ -125,6 +125,9 @@ func (r *run) pretend(e *entry, may func() bool) bool {
 		return false
 	}
 	r.gone[e] = true
+	for _, d := range e.lists {
+		r.goneParents[d]++
+	}
 	r.out.Objects++
 	r.out.Bytes += e.size
 	return true

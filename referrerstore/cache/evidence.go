@@ -49,44 +49,62 @@ func (c *Cache) Tag(scope Scope, tag string) (Tag, bool) {
 // The disk follows.
 func (c *Cache) SetTag(scope Scope, tag string, is Tag) {
 	is, ok := is.plain()
-	if ok && tag != "" && len(tag) <= maxTag && c.index.scopeFor(scope).setTag(tag, is) {
+	if ok && tag != "" && len(tag) <= maxTag && c.index.setTag(scope, tag, is, c.now()) {
 		c.note(tagRecord(scope, tag, is))
 	}
 }
 
-func (s *scope) setTag(tag string, is Tag) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return newer(s.tags, tag, is)
+func (x *index) setTag(of Scope, tag string, is Tag, now time.Time) (set bool) {
+	x.change(of, func(s *scope) { set = newer(s.tags, tag, is, now) })
+	return set
 }
 
 // newer sets what is not older than what is known.
-func newer[K comparable](known map[K]Tag, key K, is Tag) bool {
-	if is.At.Before(known[key].At) {
+func newer[K comparable](known map[K]Tag, key K, is Tag, now time.Time) bool {
+	if !supersedes(is.At, known[key].At, now) {
 		return false
 	}
 	known[key] = is
 	return true
 }
 
+// supersedes says whether what was said at a moment counts more than what was said
+// before. What is ahead of now was dated by a clock that was wrong: it would stand
+// until then.
+func supersedes(is, before, now time.Time) bool {
+	return !is.Before(before) || before.After(now) && !is.After(now)
+}
+
 // DropTag forgets a tag: its registry says that there is none.
 func (c *Cache) DropTag(scope Scope, tag string) {
 	s := c.index.scope(scope)
-	if s != nil && s.dropTag(tag, c.now()) {
-		c.note(record{Kind: recordUntag, Scope: scope, Tag: tag, At: c.now().UTC().Round(0)})
+	if s == nil {
+		return
+	}
+	at := c.now().UTC().Round(0)
+	if was, known := s.forgetTag(tag); known {
+		if was.After(at) { // by a clock that was wrong
+			at = was
+		}
+		c.note(record{Kind: recordUntag, Scope: scope, Tag: tag, At: at})
 	}
 }
 
-// dropTag forgets a tag unless it is known to have led somewhere later.
-func (s *scope) dropTag(tag string, at time.Time) bool {
+// forgetTag forgets a tag, and says when the registry said so.
+func (s *scope) forgetTag(tag string) (at time.Time, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	is, known := s.tags[tag]
-	if !known || (!at.IsZero() && at.Before(is.At)) {
-		return false
-	}
 	delete(s.tags, tag)
-	return true
+	return is.At, known
+}
+
+// dropTag forgets a tag unless it is known to have led somewhere later. The lock is
+// held.
+func (s *scope) dropTag(tag string, at time.Time) {
+	if at.IsZero() || !at.Before(s.tags[tag].At) {
+		delete(s.tags, tag)
+	}
 }
 
 // Subject is what the registry said of a digest of which the content need not be
@@ -105,15 +123,14 @@ func (c *Cache) Subject(scope Scope, of digest.Digest) (Tag, bool) {
 // SetSubject notes it.
 func (c *Cache) SetSubject(scope Scope, is Tag) {
 	is, ok := is.plain()
-	if ok && c.index.scopeFor(scope).setSubject(is) {
+	if ok && c.index.setSubject(scope, is, c.now()) {
 		c.note(subjectRecord(scope, is))
 	}
 }
 
-func (s *scope) setSubject(is Tag) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return newer(s.subjects, is.Descriptor.Digest, is)
+func (x *index) setSubject(of Scope, is Tag, now time.Time) (set bool) {
+	x.change(of, func(s *scope) { set = newer(s.subjects, is.Descriptor.Digest, is, now) })
+	return set
 }
 
 // Referrers is the last list of a subject's referrers that ended whole, and when
@@ -129,6 +146,7 @@ func (c *Cache) Referrers(scope Scope, subject digest.Digest) (listed []ocispec.
 	}
 	defer content.Close()
 	if listed, err = decodeList(content); err != nil {
+		c.Doubt(is.list) // or it would count as held
 		return nil, time.Time{}, false
 	}
 	return listed, is.at, true
@@ -144,6 +162,14 @@ func (s *scope) list(subject digest.Digest) (is listed, known bool) {
 	return is, known
 }
 
+// keptList is how a list of referrers lies on the disk. Its salt makes a digest of it
+// that nobody can guess: whoever did could have content of the same bytes held as a
+// blob first, and the list would not be kept.
+type keptList struct {
+	Salt      string               `json:"salt"`
+	Referrers []ocispec.Descriptor `json:"referrers"`
+}
+
 // decodeList reads what SetReferrers kept. It was hashed if it is small; one that
 // is not is hashed here, as it ends.
 func decodeList(content *Content) (all []ocispec.Descriptor, err error) {
@@ -156,8 +182,9 @@ func decodeList(content *Content) (all []ocispec.Descriptor, err error) {
 			return nil, err
 		}
 	}
-	err = json.Unmarshal(data, &all)
-	return all, err
+	var kept keptList
+	err = json.Unmarshal(data, &kept)
+	return kept.Referrers, err
 }
 
 // SetReferrers notes a list that ended whole. Annotations are kept. A list of more
@@ -167,10 +194,7 @@ func (c *Cache) SetReferrers(scope Scope, subject digest.Digest, all []ocispec.D
 	if len(all) > maxReferrers || validDigest(subject) != nil || at.IsZero() {
 		return
 	}
-	data, err := json.Marshal(all)
-	if len(all) == 0 {
-		data = []byte("[]")
-	}
+	data, err := json.Marshal(keptList{Salt: c.salt, Referrers: all})
 	if err != nil || len(data) > MaxManifest {
 		return
 	}
@@ -181,7 +205,7 @@ func (c *Cache) SetReferrers(scope Scope, subject digest.Digest, all []ocispec.D
 			return
 		}
 	}
-	if c.index.scopeFor(scope).setList(subject, is) {
+	if c.index.setList(scope, subject, is, c.now()) {
 		c.note(listRecord(scope, subject, is))
 	}
 }
@@ -201,12 +225,11 @@ func (c *Cache) held(scope Scope, d digest.Digest) bool {
 	return true
 }
 
-func (s *scope) setList(subject digest.Digest, is listed) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if is.at.Before(s.lists[subject].at) {
-		return false
-	}
-	s.lists[subject] = is
-	return true
+func (x *index) setList(of Scope, subject digest.Digest, is listed, now time.Time) (set bool) {
+	x.change(of, func(s *scope) {
+		if set = supersedes(is.at, s.lists[subject].at, now); set {
+			s.lists[subject] = is
+		}
+	})
+	return set
 }

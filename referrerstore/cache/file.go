@@ -45,6 +45,7 @@ func (f *wholeFile) readAt(p []byte, offset int64) (int, error) {
 // right. Whoever begins in the middle waits until all of it is hashed.
 type provingFile struct {
 	wholeFile
+	ctx    context.Context //nolint:containedctx // that of Obtain; nil if there is none
 	hash   hash.Hash
 	hashed int64
 	proven bool
@@ -76,13 +77,13 @@ func (f *provingFile) prove() error {
 		f.proven = true
 		return nil
 	}
-	rest := io.NewSectionReader(f.file, f.hashed, f.entry.size-f.hashed)
-	n, err := io.Copy(f.hash, rest)
-	f.hashed += n
-	if err != nil {
-		f.cache.failed("read "+blobsDir, err)
-		f.err = fmt.Errorf("content %s: %w", f.entry.digest, err)
-		return f.err
+	for f.hashed < f.entry.size {
+		if f.ctx != nil && f.ctx.Err() != nil { // nobody waits for the rest
+			return context.Cause(f.ctx)
+		}
+		if f.err = f.hashSome(); f.err != nil {
+			return f.err
+		}
 	}
 	if f.err = matches(f.entry.digest, f.hash); f.err != nil {
 		f.cache.quarantine(f.entry, f.err)
@@ -90,6 +91,24 @@ func (f *provingFile) prove() error {
 	}
 	f.proven = true
 	f.entry.proven.Store(true)
+	return nil
+}
+
+// hashSome hashes the next bytes.
+func (f *provingFile) hashSome() error {
+	const step = 1 << 20
+	some := io.NewSectionReader(f.file, f.hashed, min(step, f.entry.size-f.hashed))
+	n, err := io.Copy(f.hash, some)
+	f.hashed += n
+	switch {
+	case err != nil:
+		f.cache.failed("read "+blobsDir, err)
+		return fmt.Errorf("content %s: %w", f.entry.digest, err)
+	case n == 0: // it was cut while it was read
+		err = fmt.Errorf("content %s: %w: its file has become shorter", f.entry.digest, referrerstore.ErrDigestMismatch)
+		f.cache.quarantine(f.entry, err)
+		return err
+	}
 	return nil
 }
 
@@ -110,7 +129,7 @@ func (r *rescued) readAt(p []byte, offset int64) (int, error) {
 	}
 	n, err := r.body.readAt(p, offset)
 	r.read = r.read || n > 0
-	if err == nil || errors.Is(err, io.EOF) || !r.may() {
+	if err == nil || errors.Is(err, io.EOF) || r.ctx.Err() != nil || !r.may() {
 		return n, err
 	}
 	own, passErr := pass(r.ctx, r.want, r.from)

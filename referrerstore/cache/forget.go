@@ -2,6 +2,8 @@ package cache
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -25,7 +27,7 @@ const (
 // forgetEvidence forgets tags, subjects and lists of referrers: those older than
 // maxEvidenceAge whose subject is not held, and the oldest of too many. What was
 // said of repositories with a pin, or that Options.Keep names, stays. Then it drops
-// the lists that no scope knows any more.
+// the lists that no scope knows any more, and what was put aside beyond its bound.
 func (c *Cache) forgetEvidence(ctx context.Context) {
 	f := forgetting{cache: c, keeper: newKeeper(c.index, &c.pins, c.opts.Keep), old: c.now().Add(-maxEvidenceAge)}
 	f.count(maxEvidence, lessEvidence)
@@ -36,11 +38,16 @@ func (c *Cache) forgetEvidence(ctx context.Context) {
 		if !f.keeper.keepsEvidence(s) {
 			f.forget(ctx, s)
 		}
+		c.index.forgetEmpty(s)
 	}
 	if f.forgotten > 0 {
 		c.log.Debug("forgot evidence", slog.Int("records", f.forgotten))
 	}
+	if c.scribe == nil {
+		return
+	}
 	c.dropLists(ctx)
+	c.lessPutAside()
 	if err := c.sweep(); err != nil {
 		c.log.Warn("prune", slog.Any("error", err))
 	}
@@ -147,8 +154,49 @@ func (c *Cache) dropLists(ctx context.Context) {
 	r := c.newRun(PruneRequest{All: true}, nil)
 	r.index.eachHeld(func(e *entry) bool {
 		if e.kind == List && !known[e.digest] {
-			r.take(ctx, e, func() bool { return e.pulled.Load() <= r.now-r.lease })
+			r.take(ctx, e, func() bool { return r.pulledAt(e) <= r.now-r.lease })
 		}
 		return ctx.Err() == nil && len(r.errs) < maxErrors
 	}, r.held)
+}
+
+const (
+	// maxPutAside bounds the files that stay put aside, and maxPutAsideBytes their
+	// bytes, unless a tenth of Options.MaxBytes is less.
+	maxPutAside      = 1000
+	maxPutAsideBytes = 1 << 30
+)
+
+// lessPutAside removes the oldest of what was put aside beyond its bounds, and all
+// of it from a disk that is full.
+func (c *Cache) lessPutAside() {
+	type file struct {
+		name string
+		info fs.FileInfo
+	}
+	var all []file
+	bytes, most := int64(0), int64(maxPutAsideBytes)
+	err := c.folder.List(quarantineDir, func(name string, dir bool) error {
+		info, err := c.folder.Stat(quarantineDir + "/" + name)
+		if err == nil && !dir {
+			all = append(all, file{name, info})
+			bytes += info.Size()
+		}
+		return nil
+	})
+	slices.SortFunc(all, func(a, b file) int { return a.info.ModTime().Compare(b.info.ModTime()) })
+	if c.opts.MaxBytes > 0 {
+		most = min(most, c.opts.MaxBytes/10)
+	}
+	if state, _ := c.health.state(); state == stateFull {
+		most = 0
+	}
+	for len(all) > 0 && (len(all) > maxPutAside || bytes > most) {
+		err = errors.Join(err, c.folder.Remove(quarantineDir+"/"+all[0].name))
+		bytes -= all[0].info.Size()
+		all = all[1:]
+	}
+	if err != nil {
+		c.log.Warn("cache could not remove what was put aside", slog.Any("error", err))
+	}
 }

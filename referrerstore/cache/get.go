@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -197,8 +198,8 @@ func (c *Cache) quarantine(e *entry, why error) {
 func (c *Cache) putAside(path, name string, why error) {
 	c.quarantined.Add(1)
 	c.log.Warn("cache puts a file aside", slog.String("file", path), slog.Any("error", why))
-	if c.scribe == nil {
-		return
+	if c.scribe == nil || c.closed.Load() {
+		return // the folder is another's
 	}
 	if err := c.folder.Rename(path, quarantineDir+"/"+safeName(name)+"-"+random()); err != nil {
 		c.failed("put aside", err)
@@ -208,7 +209,7 @@ func (c *Cache) putAside(path, name string, why error) {
 // safeName cuts a name that anybody may have given to what is short.
 func safeName(name string) string {
 	const long = 100
-	return name[:min(len(name), long)]
+	return strings.ToValidUTF8(name[:min(len(name), long)], "_")
 }
 
 // Doubt says that somebody read bytes that are not those of the digest: they are

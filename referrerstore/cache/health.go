@@ -58,9 +58,9 @@ func (h *health) state() (state, problem string) {
 func (c *Cache) failed(op string, err error) {
 	state := stateFailing
 	switch {
-	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrClosed), errors.Is(err, ErrReadOnly):
+	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrClosed), errors.Is(err, ErrReadOnly), errors.Is(err, errLingered), errors.Is(err, fs.ErrInvalid):
 		return
-	case disk.Full(err):
+	case disk.Full(err), errors.Is(err, errStillFull):
 		state = stateFull
 	case disk.ReadOnly(err):
 		state = stateReadOnly

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"testing/synctest"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/disk/disktest"
@@ -132,6 +133,7 @@ func TestHostileSources(t *testing.T) {
 							case !tt.fine && len(got) > max(len(data)-holdBack, 0):
 								t.Errorf("%d of %d bytes were read before they were proven", len(got), len(data))
 							}
+							synctest.Wait() // or one would join a pull that is still under way
 							from.serve = nil
 							mustObtain(t, c, want, data, from)
 						}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"hash/maphash"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -76,7 +77,7 @@ type entry struct {
 // document is what a manifest says of itself and lists. The zero value is of
 // what is no manifest.
 type document struct {
-	mediaType string          // its own field, or as it was told; see scope.granted
+	mediaType string          // its own field; what registries say is in scope.granted
 	index     bool            // it lists manifests
 	ambiguous bool            // it lists manifests, and a config or layers as well
 	lists     []digest.Digest // manifests, or config and layers, each once
@@ -92,6 +93,7 @@ type scope struct {
 	tags     map[string]Tag
 	subjects map[digest.Digest]Tag
 	lists    map[digest.Digest]listed
+	gone     bool // it was empty, and another may have taken its place
 }
 
 // listed is a list of referrers that is an object of its own.
@@ -137,6 +139,34 @@ func (x *index) scopeFor(of Scope) *scope {
 		x.scopes[of] = s
 	}
 	return s
+}
+
+// change does something to a scope, under its lock.
+func (x *index) change(of Scope, do func(*scope)) {
+	for !x.scopeFor(of).change(do) {
+	}
+}
+
+// change is false if the scope is forgotten.
+func (s *scope) change(do func(*scope)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.gone {
+		do(s)
+	}
+	return !s.gone
+}
+
+// forgetEmpty forgets a scope in which nothing is known.
+func (x *index) forgetEmpty(s *scope) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.gone && len(s.granted)+len(s.tags)+len(s.subjects)+len(s.lists) == 0 {
+		s.gone = true
+		delete(x.scopes, s.Scope)
+	}
 }
 
 // all are the scopes at this moment.
@@ -216,22 +246,22 @@ func (x *index) count(e *entry, n int64) {
 }
 
 // grant notes that the scope's registry hands out an object to its identity. It
-// must be acquired by the caller.
-func (x *index) grant(of Scope, e *entry, mediaType string) {
-	s := x.scopeFor(of)
-	s.mu.Lock()
-	_, known := s.granted[e.digest]
-	s.granted[e.digest] = mediaType
-	s.mu.Unlock()
-	if known {
-		return
-	}
+// must be acquired by the caller. One that is being taken out nevertheless, because
+// it is worthless, is not granted any more: nobody would take that back.
+func (x *index) grant(of Scope, e *entry, mediaType string) bool {
 	in := x.shard(e.digest)
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if !slices.Contains(e.in, s) {
-		e.in = append(e.in, s)
+	if e.dying != nil {
+		return false
 	}
+	x.change(of, func(s *scope) {
+		if _, known := s.granted[e.digest]; !known {
+			e.in = append(e.in, s)
+		}
+		s.granted[e.digest] = mediaType
+	})
+	return true
 }
 
 // condemn takes an object out of use if may, called under the shard's lock and
@@ -329,34 +359,36 @@ func (x *index) revoke(e *entry) {
 }
 
 // each walks over all objects, in chunks for which a shard's lock is held shared.
-// What comes or goes meanwhile may be missed or met twice.
+// What is there all the time is met, once or twice; what comes or goes meanwhile
+// may be missed.
 func (x *index) each(visit func(*entry) bool) { x.eachHeld(visit, func(time.Time) {}) }
 
 // eachHeld is each, and says since when it held a lock when it lets go of it.
 func (x *index) eachHeld(visit func(*entry) bool, held func(since time.Time)) {
 	var some [chunk]*entry
 	for i := range x.shards {
-		for at := 0; ; at += chunk {
-			n := x.shards[i].copyFrom(at, &some, held)
+		for before := math.MaxInt; before > 0; {
+			var n int
+			n, before = x.shards[i].copyBefore(before, &some, held)
 			for _, e := range some[:n] {
 				if !visit(e) {
 					return
 				}
 			}
-			if n < chunk {
-				break
-			}
 		}
 	}
 }
 
-func (s *shard) copyFrom(at int, some *[chunk]*entry, held func(since time.Time)) (n int) {
+// copyBefore copies the last objects before a slot, and says where the next ones
+// end. Walked that way, what takes the slot of something that goes has been met, or
+// will be.
+func (s *shard) copyBefore(before int, some *[chunk]*entry, held func(since time.Time)) (n, next int) {
 	s.mu.RLock()
 	since := time.Now()
-	if at < len(s.order) {
-		n = copy(some[:], s.order[at:])
-	}
+	before = min(before, len(s.order))
+	next = max(0, before-chunk)
+	n = copy(some[:], s.order[next:before])
 	s.mu.RUnlock()
 	held(since)
-	return n
+	return n, next
 }

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -27,7 +26,8 @@ func (c *Cache) ingestName() string { return ingestDir + "/" + random() }
 // pull brings the content in: small ones by way of memory, large ones by way of
 // the disk.
 func (p *pull) pull() error {
-	if _, granted := p.cache.index.scope(p.want.Scope).grants(p.want.Digest); granted && p.cache.index.look(p.want.Digest) != nil {
+	_, granted := p.cache.index.scope(p.want.Scope).grants(p.want.Digest)
+	if e := p.cache.index.look(p.want.Digest); granted && e != nil && e.kind == p.want.Kind {
 		p.again = true // it came while this one was called for
 		return nil
 	}
@@ -41,7 +41,7 @@ func (p *pull) pull() error {
 		return err
 	}
 	if s.head.Size < 0 {
-		s.head.Size = p.want.Size // of the first who came
+		s.head.Size, p.guessed = p.want.Size, p.want.Size >= 0 // of the first who came
 	}
 	p.size, p.mediaType = s.head.Size, mediaTypeOf(p.want, s.head.MediaType)
 	if p.want.Kind != Blob || (p.size >= 0 && p.size <= MaxReplicated) {
@@ -95,7 +95,6 @@ func (c *Cache) keep(ctx context.Context, want Want, data []byte, mediaType stri
 	e := c.newEntry(want.Digest, int64(len(data)), want.Kind)
 	if want.Kind == Manifest {
 		e.document = parseDocument(data)
-		e.mediaType = cmp.Or(e.mediaType, mediaType)
 	}
 	e.proven.Store(true)
 	e.unwritten.Store(&data)
@@ -114,6 +113,7 @@ func (c *Cache) keep(ctx context.Context, want Want, data []byte, mediaType stri
 		return false
 	}
 	c.grant(want.Scope, held, mediaType)
+	c.index.touch(held, c.now().Unix())
 	return true
 }
 
@@ -124,8 +124,8 @@ func (c *Cache) newEntry(d digest.Digest, size int64, kind Kind) *entry {
 	return e
 }
 
-// admit makes an entry known, or finds the one that is; the caller releases what
-// it gets.
+// admit makes an entry known whose bytes are proven, or finds the one that is; the
+// caller releases what it gets.
 func (c *Cache) admit(ctx context.Context, e *entry) (known *entry, ours bool, err error) {
 	for {
 		held, gone := c.index.insert(e)
@@ -136,11 +136,14 @@ func (c *Cache) admit(ctx context.Context, e *entry) (known *entry, ours bool, e
 			known = c.index.acquire(e.digest)
 		}
 		switch {
-		case known != nil && known.kind != e.kind && c.index.orphan(known):
-			if c.index.expel(known) { // it was found, and nobody said what it is
+		case known != nil && known.kind != e.kind && (c.index.orphan(known) || yields(known, e.kind)):
+			if c.index.expel(known) { // its file is that of the new one
 				c.index.bury(known)
 			}
 			known.release()
+			known = nil
+		case known != nil && known.size != e.size:
+			c.torn(known)
 			known = nil
 		case known != nil:
 			return known, false, nil
@@ -152,6 +155,13 @@ func (c *Cache) admit(ctx context.Context, e *entry) (known *entry, ours bool, e
 			}
 		}
 	}
+}
+
+// torn puts an acquired object aside that is of another size than proven bytes of
+// its digest, and releases it.
+func (c *Cache) torn(e *entry) {
+	defer e.release()
+	c.quarantine(e, fmt.Errorf("%w: its file has %d bytes", referrerstore.ErrDigestMismatch, e.size))
 }
 
 // large streams content to the disk, for all who follow to read there. If the
@@ -179,7 +189,7 @@ func (p *pull) large(s *stream) error {
 	if err := p.copy(s, f, room); err != nil {
 		return err
 	}
-	moved, err = p.commit(f, name)
+	moved, err = p.commit(f, name, room)
 	if err != nil {
 		p.cache.failed("commit "+blobsDir, err)
 		return errPassed
@@ -200,6 +210,7 @@ func (p *pull) copy(s *stream, f disk.File, room *room) error {
 		n, err := s.Read(buf[:])
 		if n > 0 {
 			if err := p.append(f, h, buf[:n], room); err != nil {
+				p.change(func() { p.begins = beginning{length: s.at, sum: h.Sum(nil)} })
 				return err
 			}
 		}
@@ -237,7 +248,7 @@ func (p *pull) append(f disk.File, h hash.Hash, data []byte, room *room) error {
 
 // commit makes the file an object, and says whether it has been moved to its
 // place.
-func (p *pull) commit(f disk.File, name string) (moved bool, err error) {
+func (p *pull) commit(f disk.File, name string, room *room) (moved bool, err error) {
 	c := p.cache
 	if c.opts.Durability == Full {
 		if err := f.Sync(); err != nil {
@@ -251,9 +262,14 @@ func (p *pull) commit(f disk.File, name string) (moved bool, err error) {
 		return false, err
 	}
 	defer held.release()
+	room.release() // it is counted as held from here on
 	if held.kind == Blob {
 		c.index.grant(p.want.Scope, held, "")
-		err = c.commit(p.ctx, c.records(held)...)
+		c.index.touch(held, c.now().Unix())
+		records := c.records(held)
+		if err = c.commit(p.ctx, records...); err != nil && p.ctx.Err() != nil {
+			c.note(records...)
+		}
 	}
 	if err != nil {
 		c.failed("commit journal", err) // it is there until the next start
@@ -265,8 +281,18 @@ func (p *pull) commit(f disk.File, name string) (moved bool, err error) {
 // the one that is. An object that is held already, or on its way out, is waited
 // for first, or its removal would take the new file.
 func (c *Cache) settle(ctx context.Context, e *entry, name string) (*entry, error) {
-	if held, err := c.await(ctx, e.digest); held != nil || err != nil {
-		return held, err
+	for {
+		held, err := c.await(ctx, e.digest)
+		if err != nil {
+			return nil, err
+		}
+		if held == nil {
+			break
+		}
+		if held.size == e.size {
+			return held, nil
+		}
+		c.torn(held)
 	}
 	path := c.path(e.digest)
 	if err := c.folder.Rename(name, path); err != nil {
@@ -310,7 +336,7 @@ func (c *Cache) records(e *entry) []record {
 	all := []record{putRecord(e)}
 	for _, s := range c.index.scopesOf(e) {
 		if mediaType, granted := s.grants(e.digest); granted {
-			all = append(all, record{Kind: recordGrant, Scope: s.Scope, Digest: e.digest, MediaType: mediaType})
+			all = append(all, grantRecord(s.Scope, e, mediaType))
 		}
 	}
 	return all

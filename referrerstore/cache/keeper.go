@@ -2,6 +2,7 @@ package cache
 
 import (
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 
@@ -90,15 +91,7 @@ func subjectOf(tag string) digest.Digest {
 
 // keeps says whether an object that was handed out in the scopes stays.
 func (k *keeper) keeps(d digest.Digest, in []*scope) bool {
-	if k.digests[d] {
-		return true
-	}
-	for _, s := range in {
-		if k.keepsAll(s) {
-			return true
-		}
-	}
-	return false
+	return k.digests[d] || slices.ContainsFunc(in, k.keepsAll)
 }
 
 // keepsAll says whether all of a scope's repository stays.

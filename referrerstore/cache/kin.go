@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"math"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -130,23 +131,24 @@ func (x *index) someParentsOf(d digest.Digest) []*entry {
 // referrersOf are the manifests that refer to a digest, likewise.
 func (x *index) referrersOf(d digest.Digest) []*entry { return x.kinOf(bySubject, d) }
 
-// kinOf copies in chunks; of a digest with more kin than one has, those that
-// come or go meanwhile may be missed or met twice.
+// kinOf copies in chunks, from the end; of a digest with more kin than one has,
+// those that come or go meanwhile may be missed, and others met twice.
 func (x *index) kinOf(by relation, d digest.Digest) []*entry {
 	var all []*entry
 	s := x.shard(d)
-	for {
+	for before := math.MaxInt; before > 0; {
 		s.mu.RLock()
-		n := 0
-		if k := by(s)[d]; k != nil && len(all) < len(k.all) {
-			n = min(chunk, len(k.all)-len(all))
-			all = append(all, k.all[len(all):len(all)+n]...)
+		if k := by(s)[d]; k != nil {
+			before = min(before, len(k.all))
+			next := max(0, before-chunk)
+			all = append(all, k.all[next:before]...)
+			before = next
+		} else {
+			before = 0
 		}
 		s.mu.RUnlock()
-		if n < chunk {
-			return all
-		}
 	}
+	return all
 }
 
 // listed says whether any manifest lists the digest, and names it if it is the
@@ -156,6 +158,17 @@ func (x *index) listed(d digest.Digest) (sole *entry, yes bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.listed(d)
+}
+
+// parents is how many manifests list the digest.
+func (x *index) parents(d digest.Digest) int {
+	s := x.shard(d)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if k := s.parents[d]; k != nil {
+		return len(k.all)
+	}
+	return 0
 }
 
 // listed is that of the index, for whoever holds the lock.

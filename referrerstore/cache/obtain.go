@@ -23,9 +23,14 @@ func (c *Cache) Obtain(ctx context.Context, want Want, from Source) (*Content, e
 	for range attempts {
 		content, err := c.get(want)
 		if err == nil && content.body != nil {
+			if proving, ok := content.body.(*provingFile); ok {
+				proving.ctx = ctx
+			}
 			content.body = &rescued{body: content.body, ctx: ctx, want: want, from: from}
 		}
-		if errors.Is(err, referrerstore.ErrNotFound) {
+		// Whether a digest is a manifest is for its registry to say, also if it handed
+		// out the same as a blob.
+		if errors.Is(err, referrerstore.ErrNotFound) || errors.Is(err, ErrKind) && want.Kind == Manifest {
 			content, outcome, err = c.fetch(ctx, want, from)
 		}
 		if errors.Is(err, errUnreadable) || errors.Is(err, errPassed) {
@@ -58,10 +63,12 @@ func (c *Cache) fetch(ctx context.Context, want Want, from Source) (content *Con
 	}
 	e := c.index.look(want.Digest)
 	switch {
-	case e == nil, c.index.orphan(e) && e.kind != want.Kind:
+	case e == nil, yields(e, want.Kind), c.index.orphan(e) && (e.kind != want.Kind || want.sizeIs(e.size) != nil):
 		return c.obtainPull(ctx, want, from)
 	case e.kind != want.Kind: // only another scope's registry says so
 		return nil, outcomePassed, errPassed
+	case want.Kind == Manifest && want.MediaType == "" && e.mediaType == "":
+		return c.obtainPull(ctx, want, from) // what it is, only an answer says
 	}
 	if err := want.sizeIs(e.size); err != nil {
 		return nil, outcomeFailed, err
@@ -72,6 +79,11 @@ func (c *Cache) fetch(ctx context.Context, want Want, from Source) (content *Con
 	return nil, outcomeConfirmed, errAgain
 }
 
+// yields says whether an object gives way to one of another kind: a blob to a
+// manifest, or whoever has a manifest's bytes for a blob would keep it from being
+// held.
+func yields(e *entry, to Kind) bool { return e.kind == Blob && to == Manifest }
+
 // confirm asks the registry whether it would hand out what came by way of another
 // scope, once for all who ask at the same time, and grants it.
 func (c *Cache) confirm(ctx context.Context, want Want, from Source) error {
@@ -81,8 +93,7 @@ func (c *Cache) confirm(ctx context.Context, want Want, from Source) error {
 			return struct{}{}, err
 		}
 		if e := c.index.acquire(want.Digest); e != nil {
-			c.index.grant(want.Scope, e, mediaTypeOf(want, e.mediaType))
-			c.note(c.records(e)...)
+			c.grant(want.Scope, e, mediaTypeOf(want, e.mediaType))
 			e.release()
 		}
 		return struct{}{}, nil
@@ -98,8 +109,10 @@ func (c *Cache) grant(scope Scope, e *entry, mediaType string) {
 	if before, granted := c.index.scope(scope).grants(e.digest); granted && before == mediaType {
 		return
 	}
-	c.index.grant(scope, e, mediaType)
-	c.note(record{Kind: recordGrant, Scope: scope, Digest: e.digest, MediaType: mediaType})
+	if c.index.grant(scope, e, mediaType) {
+		// The journal may not know the object yet, and a grant of none says nothing.
+		c.note(putRecord(e), grantRecord(scope, e, mediaType))
+	}
 }
 
 // obtainPull waits for the header of a pull, its own or one that is under way.
@@ -136,7 +149,8 @@ func (c *Cache) mayKeep(want Want) bool {
 // Put keeps content that the caller has whole in memory, of at most MaxManifest
 // bytes and does not change any more, on the word of the scope's registry. It is
 // there for Get when Put returns; the disk follows. ErrDigestMismatch if it is not
-// what want says, ErrKind if the digest is known to be something else.
+// what want says, ErrKind if the digest is known to be something else; a blob becomes
+// a manifest if that is what it is said to be.
 func (c *Cache) Put(want Want, data []byte) error {
 	if c.closed.Load() {
 		return ErrClosed

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ type passing struct {
 	from  Source
 	total int64
 
+	begins beginning // what was handed out before, by another pull
+
 	stream  *stream // nil: to be opened from the start
 	hash    hash.Hash
 	start   int64  // where pending begins in the content
@@ -34,9 +37,21 @@ var errPassed = errors.New("cache: not kept")
 // passStep is how much is read from the registry at a time.
 const passStep = 32 << 10
 
+// beginning is the first bytes of what one pull brought, and their hash: another one
+// must begin with the same if some of them were handed out before they were proven.
+// The zero value asks for nothing.
+type beginning struct {
+	length int64
+	sum    []byte
+}
+
 // pass opens content that is not kept, as soon as the header is there.
 func pass(ctx context.Context, want Want, from Source) (*Content, error) {
-	p := &passing{ctx: ctx, want: want, from: from, total: -1}
+	return passBehind(ctx, want, from, beginning{})
+}
+
+func passBehind(ctx context.Context, want Want, from Source, begins beginning) (*Content, error) {
+	p := &passing{ctx: ctx, want: want, from: from, total: -1, begins: begins}
 	if err := p.open(); err != nil {
 		return nil, err
 	}
@@ -99,7 +114,7 @@ func (p *passing) size() int64 { return p.total }
 
 func (p *passing) close() error {
 	if p.stream != nil {
-		p.stream.close() //nolint:errcheck,gosec // only says that ctx has ended
+		p.stream.close() //nolint:gosec // only says that ctx has ended
 		p.stream = nil
 	}
 	return nil
@@ -156,8 +171,10 @@ func (p *passing) fill() error {
 		p.pending = grown
 	}
 	n, err := p.stream.Read(p.pending[have : have+passStep])
-	p.hash.Write(p.pending[have : have+n])
 	p.pending = p.pending[:have+n]
+	if err := p.take(p.pending[have:]); err != nil {
+		return err
+	}
 	if limit := p.want.limit(); limit >= 0 && p.stream.at > limit {
 		return fmt.Errorf("content %s: %w: at most %d bytes", p.want.Digest, referrerstore.ErrTooLarge, limit)
 	}
@@ -167,6 +184,27 @@ func (p *passing) fill() error {
 	if err := matches(p.want.Digest, p.hash); err != nil {
 		return err
 	}
+	if p.begins.length > p.stream.at {
+		return p.otherwise()
+	}
 	p.ended, p.total = true, p.stream.at
 	return nil
+}
+
+// take hashes what was just read.
+func (p *passing) take(data []byte) error {
+	left := p.begins.length - (p.stream.at - int64(len(data)))
+	if 0 < left && left <= int64(len(data)) {
+		p.hash.Write(data[:left])
+		if !bytes.Equal(p.hash.Sum(nil), p.begins.sum) {
+			return p.otherwise()
+		}
+		data = data[left:]
+	}
+	p.hash.Write(data)
+	return nil
+}
+
+func (p *passing) otherwise() error {
+	return fmt.Errorf("content %s: %w: another pull of it began otherwise", p.want.Digest, referrerstore.ErrDigestMismatch)
 }

@@ -90,7 +90,7 @@ func (r *run) plan() []victim {
 // meets says whether a root is old enough. The same costs little for all.
 func (r *run) meets(e *entry) bool {
 	return e.kind != List && !r.gone[e] && !r.refused[e] &&
-		older(e.created, r.req.CreatedBefore) && older(e.pulled.Load(), r.req.PulledBefore)
+		older(e.created, r.req.CreatedBefore) && older(r.pulledAt(e), r.req.PulledBefore)
 }
 
 // used is when an object was pulled last. An artifact counts as used when its
@@ -126,11 +126,7 @@ func (r *run) chooses(e *entry) bool {
 
 // isListed says whether anything that stays lists a digest.
 func (r *run) isListed(d digest.Digest) bool {
-	_, listed := r.index.listed(d)
-	if !listed || len(r.gone) == 0 {
-		return listed
-	}
-	return slices.ContainsFunc(r.index.parentsOf(d), func(e *entry) bool { return !r.gone[e] })
+	return r.index.parents(d) > r.goneParents[d]
 }
 
 // protected says whether a root stays nevertheless, as far as can be told now.
@@ -140,15 +136,36 @@ func (r *run) protected(v victim) bool {
 
 // kept says whether an object is pinned, or refers to what is.
 func (r *run) kept(e *entry) bool {
-	return r.keeper.keeps(e.digest, r.index.scopesOf(e)) || e.subject != "" && r.pinned(e.subject, maxDepth)
+	return r.keeper.keeps(e.digest, r.index.scopesOf(e)) || e.subject != "" && r.pinned(e.subject)
 }
 
-// pinned says whether a digest is, or one of what lists it.
-func (r *run) pinned(d digest.Digest, depth int) bool {
-	if len(r.keeper.digests) == 0 || r.keeper.digests[d] {
-		return r.keeper.digests[d]
+// pinned says whether a digest is, or one of what lists it: up to maxDepth indexes
+// within indexes, of which not more than maxAbove are looked at.
+func (r *run) pinned(d digest.Digest) bool {
+	const maxAbove = 4 * few
+	if len(r.keeper.digests) == 0 {
+		return false
 	}
-	return depth > 0 && slices.ContainsFunc(r.index.someParentsOf(d), func(e *entry) bool { return r.pinned(e.digest, depth-1) })
+	above, seen := []digest.Digest{d}, map[digest.Digest]bool{d: true}
+	for depth, level := 0, 1; len(above) > 0; depth++ {
+		for _, d := range above[:level] {
+			if r.keeper.digests[d] {
+				return true
+			}
+			if depth == maxDepth {
+				continue
+			}
+			for _, e := range r.index.someParentsOf(d) {
+				if !seen[e.digest] && len(seen) < maxAbove {
+					seen[e.digest] = true
+					above = append(above, e.digest)
+				}
+			}
+		}
+		above = above[level:]
+		level = len(above)
+	}
+	return false
 }
 
 // graceOf is for how many seconds a root stays at least. A blob that no manifest

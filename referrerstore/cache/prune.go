@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // PruneRequest says what to drop. Conditions that are set are met by what is
@@ -53,8 +55,14 @@ type Pruned struct {
 // 256, and calls each, which may be nil, for every root in each of its scopes. It never takes what is
 // pinned, being read, arriving, or was pulled within the lease; readers that are
 // under way finish. Tags that led to what was dropped are forgotten. What the disk
-// did not let go of stays, and is in the error; so is ErrReadOnly.
+// did not let go of stays, and is in the error; so is ErrReadOnly, and ErrClosed if
+// the cache was closed before or meanwhile.
 func (c *Cache) Prune(ctx context.Context, req PruneRequest, each func(Item)) (Pruned, error) {
+	ctx, done, err := c.during(ctx)
+	if err != nil {
+		return Pruned{DryRun: req.DryRun}, err
+	}
+	defer done()
 	r := c.newRun(req, each)
 	r.untag = true
 	return r.do(ctx)
@@ -149,6 +157,7 @@ type run struct {
 	names                   *names
 	refused                 map[*entry]bool // not tried again
 	gone                    map[*entry]bool // of a dry run: as if dropped
+	goneParents             map[digest.Digest]int
 	scans                   int
 	trash                   bool // there are files still to be removed
 	told                    int  // records since the last that was waited for
@@ -161,7 +170,7 @@ func (c *Cache) newRun(req PruneRequest, each func(Item)) *run {
 		cache: c, index: c.index, req: req, each: each, held: c.lockHeld,
 		now: c.now().Unix(), lease: seconds(c.opts.Lease), orphanGrace: seconds(orphanGrace),
 		keeper: newKeeper(c.index, &c.pins, c.opts.Keep), names: newNames(),
-		refused: make(map[*entry]bool), gone: make(map[*entry]bool), out: Pruned{DryRun: req.DryRun},
+		refused: make(map[*entry]bool), gone: make(map[*entry]bool), goneParents: make(map[digest.Digest]int), out: Pruned{DryRun: req.DryRun},
 	}
 }
 

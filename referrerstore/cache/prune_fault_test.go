@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -12,8 +13,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"io"
 
 	"github.com/opencontainers/go-digest"
 
@@ -24,7 +23,7 @@ import (
 
 // filled is a cache with three images, of which one is pinned and two are old, and
 // the digests of the first.
-func filled(t *testing.T, ctx context.Context, folder *disktest.Folder) (c *Cache, pinned, old []digest.Digest) { //nolint:revive // t first
+func filled(t *testing.T, ctx context.Context, folder *disktest.Folder) (c *Cache, pinned, old []digest.Digest) {
 	t.Helper()
 	opts := quiet()
 	opts.ReplicaBytes = 1 // so that files are read
@@ -139,9 +138,9 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				folder := disktest.New()
 				c, pinned, old := filled(t, ctx, folder)
 				folder.FailFrom(folder.Ops()+k, disktest.ErrCrashed)
-				work(ctx, c) //nolint:errcheck // it crashed
+				work(ctx, c)
 				after := folder.Crash(mode)
-				c.Close() //nolint:errcheck // likewise
+				c.Close()
 				c = mustOpen(t, ctx, after, c.opts)
 				checkHeld(t, c, pinned)
 				for _, d := range old {
@@ -244,7 +243,7 @@ func TestPruneWhilePulling(t *testing.T) {
 	for range 4 {
 		group.Go(func() {
 			for ctx.Err() == nil {
-				if err := pullOne(c, wants[rand.IntN(len(wants))], from); err != nil { //nolint:gosec // no secret
+				if err := pullOne(c, wants[rand.IntN(len(wants))], from); err != nil {
 					t.Error(err)
 					return
 				}
@@ -293,7 +292,7 @@ func pullOne(c *Cache, want Want, from *shelf) error {
 	if err != nil {
 		return fmt.Errorf("obtain: %w", err)
 	}
-	defer content.Close() //nolint:errcheck // it was only read
+	defer content.Close()
 	data, err := io.ReadAll(content)
 	if err != nil || !bytes.Equal(data, from.contents[want.Digest]) {
 		return fmt.Errorf("read %s: %d bytes: %w", want.Digest, len(data), err)

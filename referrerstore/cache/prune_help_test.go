@@ -28,7 +28,7 @@ func quiet() Options {
 	return Options{PruneInterval: 1000 * time.Hour, FlushInterval: 1000 * time.Hour, Lease: 10 * time.Minute}
 }
 
-func mustOpen(t fataler, ctx context.Context, folder disk.Folder, opts Options) *Cache { //nolint:revive // t first
+func mustOpen(t fataler, ctx context.Context, folder disk.Folder, opts Options) *Cache {
 	t.Helper()
 	c, err := Open(ctx, folder, opts)
 	if err != nil {
@@ -196,7 +196,7 @@ func checkFiles(t fataler, held map[digest.Digest]*entry, files []string) {
 }
 
 // inBubble runs a test on a clock of its own.
-func inBubble(t *testing.T, test func(t *testing.T, ctx context.Context)) { //nolint:revive // t first
+func inBubble(t *testing.T, test func(t *testing.T, ctx context.Context)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -18,7 +18,7 @@ import (
 
 // model knows of a cache only what was put in, asked for and pinned.
 type model struct {
-	ctx    context.Context //nolint:containedctx // a test's
+	ctx    context.Context
 	folder *disktest.Folder
 	cache  *Cache
 	serial int
@@ -259,7 +259,7 @@ func TestPruneModel(t *testing.T) {
 	})
 }
 
-func checkModel(t *rapid.T, ctx context.Context) { //nolint:revive // t first
+func checkModel(t *rapid.T, ctx context.Context) {
 	folder := disktest.New()
 	m := &model{
 		ctx: ctx, folder: folder, cache: mustOpen(t, ctx, folder, quiet()), kinds: make(map[digest.Digest]Kind), scopes: make(map[digest.Digest][]Scope),

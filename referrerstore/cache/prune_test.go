@@ -254,7 +254,8 @@ func TestPinsAndKeep(t *testing.T) {
 		c.SetTag(app, "v1", tagTo(byTag))
 		c.SetTag(app, "sha256-"+byTag.Encoded()+".sig", tagTo(tagged))
 		for _, pin := range []Pin{
-			{Registry: "r.io", Repository: "app", Tag: "v1"}, {Registry: "r.io", Repository: "app", Digest: byDigest},
+			{Registry: "r.io", Repository: "app", Tag: "v1"},
+			{Registry: "r.io", Repository: "app", Digest: byDigest},
 			{Registry: "r.io", Repository: "app", Digest: index},
 		} {
 			if err := c.Pin(ctx, pin); err != nil {
@@ -300,7 +301,10 @@ func TestPinRefuses(t *testing.T) {
 		c := mustOpen(t, ctx, folder, quiet())
 		defer c.Close()
 		for _, pin := range []Pin{
-			{}, {Registry: "r.io", Repository: "app"}, {Registry: "r.io", Tag: "v1"}, {Repository: "app", Tag: "v1"},
+			{},
+			{Registry: "r.io", Repository: "app"},
+			{Registry: "r.io", Tag: "v1"},
+			{Repository: "app", Tag: "v1"},
 			{Registry: "r.io", Repository: "app", Digest: "sha256:short"},
 			{Registry: "r.io", Repository: "app", Tag: "v1", Digest: digest.FromString("x")},
 		} {

@@ -62,6 +62,7 @@ type pull struct {
 	// Set before header is closed, and not changed after it.
 	header    chan struct{}
 	size      int64 // -1 if the registry does not say
+	guessed   bool  // nor did it say this: the first who came was told so
 	mediaType string
 	created   int64
 	data      []byte // the whole of it, if it is small
@@ -72,6 +73,7 @@ type pull struct {
 	written int64
 	before  int64 // written when its grace ended last
 	proven  bool  // written is all, and has the digest
+	begins  beginning
 	err     error
 	changed chan struct{} // closed at the next change; nil if nobody waits for one
 }
@@ -278,6 +280,9 @@ func (p *pull) await(ctx context.Context, want Want, from Source, stop func()) (
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	if p.guessed && want.Size != p.size {
+		return nil, errPassed // who of the two was told wrong, each finds out alone
+	}
 	if err := p.failure(); err != nil {
 		return nil, err
 	}
@@ -343,48 +348,4 @@ func (p *pull) look(offset int64) (open int64, file disk.File, changed <-chan st
 		p.changed = make(chan struct{})
 	}
 	return open, p.file, p.changed, nil
-}
-
-// following is content that is read behind a pull.
-type following struct {
-	ctx  context.Context //nolint:containedctx // that of Obtain
-	pull *pull
-	want Want
-	from Source
-	stop func()
-	own  *Content // its reader's own pull, once the shared one cannot be kept
-}
-
-func (f *following) readAt(p []byte, offset int64) (int, error) {
-	if f.own == nil {
-		n, err := f.pull.readAt(f.ctx, p, offset)
-		if !errors.Is(err, errPassed) {
-			return n, err
-		}
-		own, err := pass(f.ctx, f.want, f.from)
-		if err != nil {
-			return 0, err
-		}
-		f.own = own
-		f.pull.cache.count(f.want.Kind, outcomePassed)
-	}
-	return f.own.body.readAt(p, offset)
-}
-
-func (f *following) size() int64 {
-	f.pull.mu.Lock()
-	defer f.pull.mu.Unlock()
-	if f.pull.proven {
-		return f.pull.written
-	}
-	return f.pull.size
-}
-
-func (f *following) close() error {
-	f.stop()
-	f.pull.leave()
-	if f.own != nil {
-		return f.own.Close()
-	}
-	return nil
 }

@@ -77,6 +77,7 @@ type scribe struct {
 	base    int64         // what the journal would take if rewritten, about
 	lost    atomic.Int64  // records that did not reach the disk
 	healed  int64         // of those, how many do not matter any more
+	tried   time.Time     // when the journal was rewritten last, or was to be
 }
 
 // told are records that belong together.
@@ -188,7 +189,7 @@ func (s *scribe) drain(ctx context.Context) {
 // heal writes down what the disk did not take when it was told.
 func (s *scribe) heal(ctx context.Context) {
 	if s.lost.Load() != s.healed {
-		s.compact(ctx)
+		s.rewrite(ctx)
 	}
 }
 
@@ -213,7 +214,7 @@ func (s *scribe) write(ctx context.Context, all []told) {
 	for _, t := range all {
 		lines = append(lines, t.records...)
 	}
-	err := s.journal.Append(ctx, lines...)
+	err := s.append(ctx, lines)
 	if err != nil {
 		s.lost.Add(int64(len(lines)))
 		err = fmt.Errorf("journal: %w", err)
@@ -224,19 +225,42 @@ func (s *scribe) write(ctx context.Context, all []told) {
 			t.written <- err
 		}
 	}
-	if err == nil {
+	if err == nil && s.cache.health.ok() { // else it is tried once the disk is well
 		s.compact(ctx)
 	}
 }
 
-// compact rewrites a journal of which most is history, or which lacks something
-// that the disk did not take when it was told.
-func (s *scribe) compact(ctx context.Context) {
-	const small, history = 8 << 20, 4
-	lost := s.lost.Load()
-	if size := s.journal.Size(); lost == s.healed && size <= max(small, history*s.base) {
-		return
+// append brings records to the journal, as many at a time as it takes.
+func (s *scribe) append(ctx context.Context, lines [][]byte) error {
+	const most, perLine = journal.MaxAppend, 8
+	for len(lines) > 0 {
+		n, size := 0, 0
+		for n < len(lines) && (n == 0 || size+len(lines[n])+perLine <= most) {
+			size += len(lines[n]) + perLine
+			n++
+		}
+		if err := s.journal.Append(ctx, lines[:n]...); err != nil {
+			return err
+		}
+		lines = lines[n:]
 	}
+	return nil
+}
+
+// compact rewrites a journal of which most is history, or which lacks something
+// that the disk did not take when it was told: that not all the time, while more is
+// told than the disk takes.
+func (s *scribe) compact(ctx context.Context) {
+	const small, history, pause = 8 << 20, 4, time.Minute
+	lacks := s.lost.Load() != s.healed && s.cache.now().Sub(s.tried) >= pause
+	if lacks || s.journal.Size() > max(small, history*s.base) {
+		s.rewrite(ctx)
+	}
+}
+
+func (s *scribe) rewrite(ctx context.Context) {
+	s.tried = s.cache.now()
+	lost := s.lost.Load()
 	if err := s.journal.Rewrite(ctx, encoded(s.cache.snapshot())); err != nil {
 		s.base = s.journal.Size() // not again at once
 		s.cache.failed("rewrite journal", err)
@@ -295,6 +319,10 @@ func putRecord(e *entry) record {
 	}
 	e.stamped.Store(r.Pulled)
 	return r
+}
+
+func grantRecord(of Scope, e *entry, mediaType string) record {
+	return record{Kind: recordGrant, Scope: of, Digest: e.digest, MediaType: mediaType}
 }
 
 func tagRecord(of Scope, tag string, is Tag) record {

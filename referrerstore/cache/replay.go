@@ -81,18 +81,17 @@ func (c *Cache) applyPin(r record) bool {
 func (c *Cache) applyEvidence(r record) bool {
 	is := Tag{At: r.At}
 	is.Descriptor.MediaType, is.Descriptor.Digest, is.Descriptor.Size = r.MediaType, r.Digest, r.Size
-	s := c.index.scopeFor(r.Scope)
 	switch r.Kind {
 	case recordTag:
 		is, ok := is.plain()
-		return ok && (s.setTag(r.Tag, is) || true)
+		return ok && (c.index.setTag(r.Scope, r.Tag, is, c.started) || true)
 	case recordUntag:
-		s.dropTag(r.Tag, r.At)
+		c.index.change(r.Scope, func(s *scope) { s.dropTag(r.Tag, r.At) })
 	case recordSubject:
 		is, ok := is.plain()
-		return ok && (s.setSubject(is) || true)
+		return ok && (c.index.setSubject(r.Scope, is, c.started) || true)
 	case recordList:
-		s.setList(r.Digest, listed{list: r.List, at: r.At})
+		c.index.setList(r.Scope, r.Digest, listed{list: r.List, at: r.At}, c.started)
 	default:
 		return false
 	}

@@ -64,10 +64,10 @@ func (c *Cache) makeRoom(ctx context.Context) bool {
 	}
 	arriving := c.arriving.Load()
 	if c.opts.MaxBytes > arriving {
-		c.newRun(PruneRequest{ToBytes: c.opts.MaxBytes - arriving}, nil).do(ctx) //nolint:errcheck // what counts is whether it fits now
+		c.newRun(PruneRequest{ToBytes: c.opts.MaxBytes - arriving}, nil).do(ctx) //nolint:errcheck,gosec // what counts is whether it fits now
 	}
 	if c.opts.MinFreeBytes > 0 {
-		c.newRun(PruneRequest{ToFree: c.opts.MinFreeBytes + arriving}, nil).do(ctx) //nolint:errcheck // likewise
+		c.newRun(PruneRequest{ToFree: c.opts.MinFreeBytes + arriving}, nil).do(ctx) //nolint:errcheck,gosec // likewise
 	}
 	return c.fits()
 }

@@ -45,6 +45,11 @@ func (c *Cache) Scrub(ctx context.Context, progress func(done, total int64)) (Sc
 	if c.scribe == nil {
 		return Scrubbed{}, ErrReadOnly
 	}
+	ctx, done, err := c.during(ctx)
+	if err != nil {
+		return Scrubbed{}, err
+	}
+	defer done()
 	return c.scrub(ctx, rate.NewLimiter(rate.Inf, scrubStep), func(*entry) bool { return true }, progress)
 }
 
@@ -52,7 +57,7 @@ func (c *Cache) Scrub(ctx context.Context, progress func(done, total int64)) (Sc
 // first, and all of it after a day and then every week.
 func (c *Cache) scrubLoop(ctx context.Context) {
 	limit := rate.NewLimiter(rate.Limit(c.opts.ScrubRate), scrubStep)
-	if !c.clean {
+	if c.unproven() {
 		c.scrubRound(ctx, limit, func(e *entry) bool { return !e.proven.Load() })
 	}
 	for next := scrubDelay; ; next = scrubInterval {
@@ -145,7 +150,7 @@ func (s *scrubbing) hash(ctx context.Context, e *entry) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	h := newHash(e.digest)
 	n, err := s.read(ctx, f, h, e.size)
 	switch {

@@ -90,7 +90,7 @@ func newCache(ctx context.Context, folder disk.Folder, opts Options, boot string
 	c := &Cache{
 		folder: folder, opts: opts, log: opts.Logger, index: newIndex(), health: new(health), boot: boot,
 		replica: newReplica(opts.ReplicaBytes), writer: newWriter(), fast: opts.Durability == Fast,
-		pruneWanted: make(chan struct{}, 1), making: make(chan struct{}, 1),
+		pruneWanted: make(chan struct{}, 1), making: make(chan struct{}, 1), salt: random(),
 	}
 	c.started = c.now()
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
@@ -239,7 +239,8 @@ var errNoObject = errors.New("its name is not a digest")
 func (c *Cache) takeClean() error {
 	is, err := c.readFile(cleanFile)
 	if err != nil {
-		return err
+		c.log.Warn("cache cannot tell how it ended", slog.Any("error", err))
+		is = "unknown" // and to be removed
 	}
 	durability, boot, _ := strings.Cut(is, " ")
 	c.clean = durability == markFull || (durability == markFast && boot != "" && boot == c.boot)
@@ -312,21 +313,21 @@ func (c *Cache) listBlobs() (foreign []string, err error) {
 }
 
 // found notes that an object's file is there. One that the journal does not know
-// is taken in for whichever scope's registry hands it out.
+// is taken in for whichever scope's registry hands it out; it may be anybody's, so
+// that a clean end proves nothing of it.
 func (c *Cache) found(d digest.Digest) {
-	e := c.index.look(d)
-	if e == nil {
-		info, err := c.folder.Stat(c.path(d))
-		if err != nil {
-			return
-		}
-		e = c.newEntry(d, info.Size(), Blob)
-		if held, _ := c.index.insert(e); held == e {
-			e.release()
-		}
+	if e := c.index.look(d); e != nil {
+		e.loose.Store(false)
+		e.proven.Store(c.clean)
+		return
 	}
-	e.loose.Store(false)
-	e.proven.Store(c.clean)
+	info, err := c.folder.Stat(c.path(d))
+	if err != nil {
+		return
+	}
+	e := c.newEntry(d, info.Size(), Blob)
+	c.index.insert(e)
+	e.release()
 }
 
 // forgetMissing forgets what the journal knows and is not there.

@@ -54,7 +54,7 @@ func openStream(ctx context.Context, want Want, from Source) (*stream, error) {
 // ends.
 func (s *stream) follow(body io.ReadCloser) {
 	s.head.Body = body
-	s.stop = context.AfterFunc(s.ctx, func() { body.Close() }) //nolint:errcheck // nobody reads it any more
+	s.stop = context.AfterFunc(s.ctx, func() { body.Close() }) //nolint:gosec // nobody reads it any more
 }
 
 // Read implements io.Reader. io.EOF comes only behind the size that the registry
@@ -139,7 +139,7 @@ func (noBody) Read([]byte) (int, error) { return 0, referrerstore.ErrBrokenOff }
 // close ends the answer; what it broke off with was told by Read.
 func (s *stream) close() error {
 	s.stop()
-	s.head.Body.Close() //nolint:errcheck // see above
+	s.head.Body.Close() //nolint:gosec // see above
 	return context.Cause(s.ctx)
 }
 

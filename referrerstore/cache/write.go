@@ -144,7 +144,7 @@ func (c *Cache) store(ctx context.Context, batch []*entry) {
 	written := c.storeFiles(ctx, batch)
 	var records []record
 	for i, e := range batch {
-		if written[i] {
+		if written[i] && c.index.look(e.digest) == e { // and not something else by now
 			records = append(records, c.records(e)...)
 		}
 	}
@@ -180,7 +180,7 @@ func (c *Cache) storeFiles(ctx context.Context, batch []*entry) []bool {
 			return nil
 		})
 	}
-	group.Wait() //nolint:errcheck // each has its own result
+	group.Wait() //nolint:errcheck,gosec // each has its own result
 	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 		of := func(e *entry) bool { return e.digest.Algorithm() == algorithm }
 		at := slices.IndexFunc(batch, of)
@@ -213,7 +213,7 @@ func (c *Cache) storeFile(e *entry) error {
 		err = c.folder.Rename(name, c.path(e.digest))
 	}
 	if err != nil {
-		c.folder.Remove(name) //nolint:errcheck // the next start removes it
+		c.folder.Remove(name) //nolint:errcheck,gosec // the next start removes it
 	}
 	return err
 }

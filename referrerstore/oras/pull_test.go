@@ -697,6 +697,12 @@ func TestPullForeignRealm(t *testing.T) {
 	if shown.Load() != 0 {
 		t.Errorf("the foreign token service was asked %d times", shown.Load())
 	}
+	// It was wrong, and is not any more: what it said is not held against it.
+	u.SetIntercept(nil)
+	pulled, err := store.PullManifest(t.Context(), u.ref(t))
+	if _, err := read(t, pulled, err); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestPullRefusesNonsense(t *testing.T) {

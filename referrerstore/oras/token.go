@@ -58,6 +58,9 @@ func (c *client) fetchToken(ctx context.Context, by purpose, known *challenge, k
 	defer cancel()
 	t, err := c.queueToken(ctx, by, known, key)
 	if err != nil {
+		if errors.Is(err, referrerstore.ErrRefused) {
+			c.challenge.CompareAndSwap(known, nil) // it can never be met: the host may have been wrong
+		}
 		c.doubt(known)
 		if !isSentinel(err) {
 			err = fmt.Errorf("%w: %w", referrerstore.ErrUnavailable, err)
