@@ -148,14 +148,17 @@ func TestFailures(t *testing.T) {
 	const text = "no space left"
 	c := reach(t, &keeper{err: errors.New(text)})
 	ask := map[string]func() error{
-		"items":  func() error { return c.Items(t.Context(), control.ItemsRequest{}, nil) },
-		"stats":  func() error { _, err := c.Stats(t.Context()); return err },
-		"prune":  func() error { _, err := c.Prune(t.Context(), control.PruneRequest{}, nil); return err },
-		"scrub":  func() error { _, err := c.Scrub(t.Context(), nil); return err },
-		"pins":   func() error { _, err := c.Pins(t.Context()); return err },
-		"pin":    func() error { return c.Pin(t.Context(), cache.Pin{}) },
-		"unpin":  func() error { _, err := c.Unpin(t.Context(), cache.Pin{}); return err },
-		"load":   func() error { _, err := c.Load(t.Context(), control.LoadRequest{}, strings.NewReader("12345678"), nil); return err },
+		"items": func() error { return c.Items(t.Context(), control.ItemsRequest{}, nil) },
+		"stats": func() error { _, err := c.Stats(t.Context()); return err },
+		"prune": func() error { _, err := c.Prune(t.Context(), control.PruneRequest{}, nil); return err },
+		"scrub": func() error { _, err := c.Scrub(t.Context(), nil); return err },
+		"pins":  func() error { _, err := c.Pins(t.Context()); return err },
+		"pin":   func() error { return c.Pin(t.Context(), cache.Pin{}) },
+		"unpin": func() error { _, err := c.Unpin(t.Context(), cache.Pin{}); return err },
+		"load": func() error {
+			_, err := c.Load(t.Context(), control.LoadRequest{}, strings.NewReader("12345678"), nil)
+			return err
+		},
 		"export": func() error { return c.Export(t.Context(), control.ExportRequest{}, io.Discard) },
 	}
 	for name, fn := range ask {
@@ -244,6 +247,35 @@ func TestToken(t *testing.T) {
 	token.Store("") // of a file that cannot be read
 	if _, err := control.NewClient("tcp", at, "").Stats(t.Context()); !errors.Is(err, control.ErrRefused) {
 		t.Errorf("without a token to compare with: %v", err)
+	}
+}
+
+// Whoever has no token gets an answer, and keeps no connection open after it.
+func TestRefusedConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, listener, control.TokenHandler(&keeper{}, func() string { return "secret" }, slog.New(slog.DiscardHandler)))
+	for header, status := range map[string]string{
+		"Content-Length: 5":          "401",
+		"Content-Length: 0":          "401",
+		"Transfer-Encoding: chunked": "401",
+		"Authorization: Bearer secret\r\nOrigin: http://evil.example\r\nContent-Length: 5": "403",
+		"Authorization: Bearer secret\r\nContent-Length: 0":                                "200",
+	} {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // only if it fails
+		_, _ = io.WriteString(conn, "POST /v1/stats HTTP/1.1\r\nHost: x\r\n"+header+"\r\n\r\n")
+		answer, err := io.ReadAll(conn) // to the end, which only the server can make
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 "+status) {
+			t.Errorf("%q: %v, %.60q", header, err, answer)
+		}
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"github.com/gatehouse-project/gatehouse/referrerstore/cache"
 )
 
@@ -61,15 +63,24 @@ func routes(keeper Keeper, logger *slog.Logger) http.Handler {
 func guarded(token func() string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if token != nil && !shows(r, token()) {
+			limitBody(w)
 			http.Error(w, ErrRefused.Error(), http.StatusUnauthorized)
 			return
 		}
 		if r.Header.Get("Origin") != "" {
+			limitBody(w)
 			http.Error(w, "not for browsers", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// limitBody bounds how long somebody who is refused may take to send what is not
+// read: net/http waits for some of it. His connection ends then.
+func limitBody(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // a test's recorder has none
 }
 
 func shows(r *http.Request, token string) bool {
@@ -78,9 +89,19 @@ func shows(r *http.Request, token string) bool {
 	return subtle.ConstantTimeCompare(want[:], got[:]) == 1 && token != ""
 }
 
+const (
+	// maxConnections bounds those that are open at once: whoever has no token can
+	// open some too. None waits for a second request.
+	maxConnections = 64
+	headerTime     = 5 * time.Second
+	bodyTime       = time.Second
+)
+
 // Serve answers on the listener until ctx ends, and closes it.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 64 << 10, BaseContext: func(net.Listener) context.Context { return ctx }}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTime, MaxHeaderBytes: 64 << 10, BaseContext: func(net.Listener) context.Context { return ctx }}
+	server.SetKeepAlivesEnabled(false)
+	listener = netutil.LimitListener(listener, maxConnections)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
 	select {
@@ -88,7 +109,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 		return err
 	case <-ctx.Done():
 		err := server.Close()
-		<-done
+		<-done //nolint:errcheck // it says that the server is closed
 		return err
 	}
 }

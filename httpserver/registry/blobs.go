@@ -50,7 +50,11 @@ func (q *request) blobHeader(want cache.Want) error {
 	size, err := q.s.blobs.Do(q.r.Context(), want, func(ctx context.Context) (int64, error) {
 		ctx, cancel := context.WithTimeout(ctx, upstreamTimeout)
 		defer cancel()
-		return t.upstream.Store.HasBlob(ctx, t.at(want), want.Digest)
+		size, err := t.upstream.Store.HasBlob(ctx, t.at(want), want.Digest)
+		if err == nil {
+			err = t.still()
+		}
+		return size, err
 	})
 	if err != nil {
 		return err

@@ -24,8 +24,7 @@ type client struct {
 // shows is meant for somebody else and not looked at.
 func clientOf(snap *Snapshot, r *http.Request) client {
 	c := client{known: r.TLS != nil && len(r.TLS.VerifiedChains) > 0}
-	shown := r.Header.Get("Authorization")
-	if shown == "" || snap.Tokens == nil {
+	if !shows(r) || snap.Tokens == nil {
 		return c
 	}
 	hashes := snap.Tokens()
@@ -37,6 +36,13 @@ func clientOf(snap *Snapshot, r *http.Request) client {
 		return c
 	}
 	return client{wrong: true}
+}
+
+// shows says whether a request has a token at all. Some clients that have none and
+// are asked for one send an empty name and password.
+func shows(r *http.Request) bool {
+	name, password, basic := r.BasicAuth()
+	return r.Header.Get("Authorization") != "" && (!basic || name+password != "")
 }
 
 // tokenIn is a bearer token, or the password of basic authentication.

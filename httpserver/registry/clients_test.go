@@ -50,7 +50,7 @@ func TestClients(t *testing.T) {
 			s.Upstreams = map[string]registry.Upstream{upstream: u}
 			if tt.tokens {
 				s.Tokens = func() []registry.TokenHash {
-					return []registry.TokenHash{registry.HashToken("another"), registry.HashToken(token)}
+					return []registry.TokenHash{registry.HashToken("another"), registry.HashToken(""), registry.HashToken(token)}
 				}
 			}
 		})

@@ -27,6 +27,14 @@ func TestConflicts(t *testing.T) {
 		{"index", `{"mediaType":"` + index + `","manifests":[]}`, index, index, ""},
 		{"docker index", `{"manifests":[]}`, typeDockerIndex, typeDockerIndex, ""},
 		{"artifact", `{"mediaType":"` + typeArtifact + `","blobs":[]}`, typeArtifact, "", ""},
+		{"older artifact", `{"mediaType":"` + typeORAS + `","blobs":[` + layer + `]}`, typeORAS, "", ""},
+		{"much", `{"layers":[` + strings.Repeat(layer+",", maxListed-2) + layer + `]}`, image, image, ""},
+		{"too much", `{"layers":[` + strings.Repeat(layer+",", maxListed-1) + layer + `]}`, image, image, errTooMuch.Error()},
+		{"far too much", `{"manifests":[` + strings.Repeat("{},", maxListed) + `{}]}`, index, index, errTooMuch.Error()},
+		{"too much together", `{"config":` + oneDesc + `,"layers":[` + strings.Repeat("{},", maxListed/2) + `{}],"blobs":[` + strings.Repeat("{},", maxListed/2) + `{}]}`, image, image, errTooMuch.Error()},
+		{"long type", `{"mediaType":"` + strings.Repeat("x", maxMediaType+1) + `","layers":[]}`, image, image, "too long"},
+		{"no list", `{"layers":"all"}`, image, image, "not of its kind"},
+		{"list of texts", `{"layers":["one"]}`, image, image, "not of its kind"},
 		{"both", `{"manifests":[],"layers":[]}`, index, index, "both manifests and layers"},
 		{"both, one null", `{"manifests":null,"layers":[],"config":` + oneDesc + `}`, image, image, "both manifests and layers"},
 		{"index with config", `{"manifests":[],"config":` + oneDesc + `}`, index, index, "two kinds"},
@@ -53,6 +61,20 @@ func TestConflicts(t *testing.T) {
 		why := parseDocument([]byte(tt.data)).conflict(tt.served, tt.verified)
 		if (tt.refused == "") != (why == "") || !strings.Contains(why, tt.refused) {
 			t.Errorf("%s: %q, want %q", tt.name, why, tt.refused)
+		}
+	}
+}
+
+// What is remembered of a document is small, whatever it says of itself.
+func TestNothingLongIsRemembered(t *testing.T) {
+	t.Parallel()
+	for _, data := range []string{
+		`{"mediaType":"` + strings.Repeat("x", 1<<20) + `","layers":[]}`,
+		`{"mediaType":"` + strings.Repeat("x", 1<<20) + `","layers":[],"config":1}`,
+	} {
+		doc := parseDocument([]byte(data)).document
+		if len(doc.mediaType) > maxMediaType || len(doc.problem) > maxMediaType || doc.problem == "" {
+			t.Errorf("%d and %d bytes", len(doc.mediaType), len(doc.problem))
 		}
 	}
 }

@@ -36,6 +36,8 @@ const (
 	maxMessage = 400
 	// usualWait is what clients are told to wait when nothing better is known.
 	usualWait = 5 * time.Second
+	// challenge asks for a token.
+	challenge = `Basic realm="gatehouse"`
 	// statusGone stands in log and metrics for a client that has left.
 	statusGone = 499
 )
@@ -113,6 +115,10 @@ func errClientUnknown(host string) error {
 
 func errStarting() error {
 	return fail(http.StatusServiceUnavailable, codeUnavailable, "no configuration is live yet; retry").after(usualWait)
+}
+
+func errIdentityChanged(host string) error {
+	return fail(http.StatusServiceUnavailable, codeUnavailable, "the credentials for %s changed while it was asked; retry", host).after(time.Second)
 }
 
 func errNotHeld(k kind) error {
@@ -312,7 +318,7 @@ func (f *failure) write(w http.ResponseWriter) {
 	case f.status == http.StatusMethodNotAllowed:
 		h.Set("Allow", "GET, HEAD")
 	case f.challenge:
-		h.Set("WWW-Authenticate", `Basic realm="gatehouse"`)
+		h.Set("WWW-Authenticate", challenge)
 	case f.retryAfter > 0:
 		h.Set("Retry-After", strconv.Itoa(int((f.retryAfter+time.Second-1)/time.Second)))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -318,22 +319,81 @@ func TestArriving(t *testing.T) {
 	}
 }
 
+// inPieces reads little at a time.
+type inPieces struct{ io.ReadCloser }
+
+func (r inPieces) Read(p []byte) (int, error) { return r.ReadCloser.Read(p[:min(len(p), 1000)]) }
+
+// The header goes out before there is anything of the body, and of the body all
+// that there is, however little it is.
+func TestFlushed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	data := noise(6, 500_000)
+	desc := w.blob(t, "x", data)
+	const some, more = 200_000, 201_000
+	header, body, end := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	w.store.BendPull = func(_ storetest.Pull, pulled *referrerstore.Pulled) { pulled.Body = inPieces{pulled.Body} }
+	w.store.PullReadFault = func(ctx context.Context, _ storetest.Pull, delivered int64) error {
+		on := map[int64]chan struct{}{0: header, some: body, more: end}[delivered]
+		if on == nil {
+			return nil
+		}
+		select {
+		case <-on:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // only if it is not flushed
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.url+blobs(desc.Digest), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	close(header)
+	if err != nil {
+		t.Fatalf("the header: %v", err)
+	}
+	defer resp.Body.Close()
+	first := make([]byte, more)
+	if _, err := io.ReadFull(resp.Body, first[:some]); err != nil {
+		t.Errorf("what is there: %v", err)
+	}
+	close(body)
+	if _, err := io.ReadFull(resp.Body, first[some:]); err != nil || !bytes.Equal(first, data[:more]) {
+		t.Errorf("a little more: %v", err)
+	}
+	close(end)
+	if rest, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(rest, data[more:]) {
+		t.Errorf("the rest: %d bytes, %v", len(rest), err)
+	}
+}
+
 // A manifest that lies about a blob's size keeps nobody from pulling it by way of
 // another.
 func TestSizesDisagree(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
 	data := noise(7, 1000)
-	good := w.blob(t, ocispec.MediaTypeImageLayer, data)
-	bad := good
-	bad.Size = 7
-	config := w.blob(t, ocispec.MediaTypeImageConfig, []byte("{}"))
-	for tag, layer := range map[string]ocispec.Descriptor{"good": good, "bad": bad} {
-		w.manifest(t, tag, ocispec.MediaTypeImageManifest, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{layer}})
-		w.get(t, manifests(tag))
-	}
-	if a := w.get(t, blobs(good.Digest)); a.status != 200 || !bytes.Equal(a.body, data) {
-		t.Errorf("%d %s", a.status, a.body)
+	for _, sizes := range [][]int64{{7}, {1000, 7}, {7, 1000}, {7, 1000, 1000}, {1000, -1}, slices.Repeat([]int64{7}, 9)} {
+		w := newWorld(t, nil)
+		layer := w.blob(t, ocispec.MediaTypeImageLayer, data)
+		config := w.blob(t, ocispec.MediaTypeImageConfig, []byte("{}"))
+		for i, size := range sizes {
+			layer.Size = size
+			tag := fmt.Sprint("v", i)
+			w.manifest(t, tag, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+				MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: []ocispec.Descriptor{layer}, Annotations: map[string]string{"is": tag},
+			})
+			w.get(t, manifests(tag))
+		}
+		a := w.get(t, blobs(layer.Digest))
+		if lie := len(sizes) == 1; (a.status == 502) != lie || !lie && !bytes.Equal(a.body, data) {
+			t.Errorf("%v: %d %.100q", sizes, a.status, a.body)
+		}
 	}
 }
 

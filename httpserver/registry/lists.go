@@ -67,6 +67,9 @@ func (q *request) listTags() error {
 		if tags, more, err = q.target.upstream.Store.Tags(ctx, q.target.ref, p.n, p.last); err != nil {
 			return err
 		}
+		if err := q.target.still(); err != nil {
+			return err
+		}
 	}
 	if more && len(tags) > 0 {
 		q.w.Header().Set("Link", q.nextPage(query, tags[len(tags)-1]))
@@ -172,7 +175,7 @@ func (q *request) askReferrers() ([]ocispec.Descriptor, error) {
 		}
 		listed = append(listed, desc)
 	}
-	return listed, nil
+	return listed, q.target.still()
 }
 
 func (q *request) heldReferrers() ([]ocispec.Descriptor, time.Time, bool) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -55,19 +54,16 @@ func (q *request) manifestOf(content *cache.Content, data []byte, e entity) erro
 // examine asks the policy about a manifest, and finds out its media type where the
 // upstream is vague about that.
 func (q *request) examine(content *cache.Content, data []byte, e entity) (entity, error) {
-	base, _, err := mime.ParseMediaType(e.mediaType)
-	vague := err != nil || base == "application/octet-stream" || base == "application/json" || base == "text/plain"
-	e.mediaType = base
+	base, vague := plainType(e.mediaType)
 	if !vague && q.snap.Enforce == EnforceOff {
+		e.mediaType = base
 		return e, nil
 	}
 	doc, err := q.document(content, data, e)
 	if err != nil {
 		return e, err
 	}
-	if vague {
-		e.mediaType = doc.likelyType()
-	}
+	e.mediaType = doc.servedAs(e.mediaType)
 	return e, q.enforce(func(g *gate) error { return g.manifest(e, doc) })
 }
 

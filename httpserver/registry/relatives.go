@@ -50,7 +50,11 @@ func (g *gate) byVerdict(d digest.Digest) ground {
 	case err != nil:
 		g.doubt(err)
 	case result.Decision == executor.Allowed && (result.Subject.Descriptor.Digest == d || result.Subject.Descriptor.Digest == ""):
-		return ground{allowed, result.Subject.Descriptor.MediaType}
+		verified, vague := plainType(result.Subject.Descriptor.MediaType)
+		if vague {
+			verified = ""
+		}
+		return ground{allowed, verified}
 	case result.Decision == executor.Denied:
 		if g.denial == nil {
 			g.denial = errVerdict(result)
@@ -106,11 +110,7 @@ func (g *gate) sound(parent cache.Parent, at ground) bool {
 	if err != nil {
 		return false
 	}
-	served := parent.MediaType
-	if served == "" {
-		served = doc.likelyType()
-	}
-	problem := doc.conflict(served, at.mediaType)
+	problem := doc.conflict(doc.servedAs(parent.MediaType), at.mediaType)
 	if parent.Ambiguous && problem == "" {
 		problem = "it lists both manifests and layers"
 	}

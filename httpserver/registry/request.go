@@ -40,8 +40,9 @@ func (s *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := q.w.Header()
 	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if r.ContentLength != 0 {
-		h.Set("Connection", "close") // nobody waits for a body that nobody wants
+	if r.ContentLength != 0 { // nobody waits for a body that nobody wants
+		h.Set("Connection", "close")
+		q.w.limitBody()
 	}
 	err := q.answer()
 	switch {
@@ -49,6 +50,9 @@ func (s *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	case err != nil:
 		q.refuse(explain(r.Context(), q.target, q.path.kind, err))
+		if q.w.status == statusGone {
+			panic(http.ErrAbortHandler) // or net/http would answer 200 to one that only said that it asks no more
+		}
 	}
 }
 
@@ -109,7 +113,7 @@ func (q *request) answer() error {
 		return err
 	}
 	q.target = t
-	q.w.Header().Set("OCI-Namespace", t.namespace())
+	q.w.Header().Set("Oci-Namespace", t.namespace()) // as net/http spells it: no copy
 	switch q.path.kind {
 	case kindManifest:
 		return q.manifest()
@@ -123,11 +127,15 @@ func (q *request) answer() error {
 }
 
 // ping says that the API is here. A client that will have to show something learns
-// so now if it says where it is going.
+// so now if it says where it is going. One that does not is told that it may: skopeo,
+// podman and CRI-O show what they have only if this answer, of any status, asks for it.
 func (q *request) ping() error {
 	t, _ := targetOf(q.snap, q.path, q.r.URL.Query()) // it may be about no upstream
 	if err := admit(clientOf(q.snap, q.r), t); err != nil {
 		return err
+	}
+	if q.snap.Tokens != nil && len(q.snap.Tokens()) > 0 {
+		q.w.Header().Set("WWW-Authenticate", challenge)
 	}
 	q.w.Header().Set("Content-Type", "application/json")
 	q.w.Header().Set("Content-Length", "2")

@@ -89,6 +89,38 @@ func TestIdleClient(t *testing.T) {
 	}
 }
 
+// A client that takes something now and then has all the time that it needs, also
+// for a file that the kernel sends.
+func TestSteadyClient(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	desc := w.blob(t, "x", noise(8, 64<<20))
+	w.get(t, blobs(desc.Digest))
+	const idle = time.Second
+	addr, _ := serve(t, with(t, w, registry.Options{Idle: idle}), nil)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", blobs(desc.Digest))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var n int64
+	for begun := time.Now(); time.Since(begun) < idle+idle/2 && err == nil; time.Sleep(idle / 10) { // what is on its way is far less than the rest
+		var some int64
+		some, err = io.CopyN(io.Discard, resp.Body, 3<<20)
+		n += some
+	}
+	rest, err := io.Copy(io.Discard, resp.Body)
+	if err != nil || n+rest != desc.Size || rest == 0 {
+		t.Errorf("%d and %d of %d bytes, %v", n, rest, desc.Size, err)
+	}
+}
+
 // An upstream that takes its time is not the client's fault.
 func TestSlowUpstream(t *testing.T) {
 	t.Parallel()
@@ -170,6 +202,13 @@ func TestClientCertificate(t *testing.T) {
 	}
 	if a := ask(t, clientOf(t), http.MethodGet, "https://"+addr+manifests("v1")); a.status != 401 {
 		t.Errorf("without: %d", a.status)
+	}
+	w.snap.Tokens = func() []registry.TokenHash { return []registry.TokenHash{registry.HashToken("right")} }
+	addr, _ = serve(t, with(t, w, registry.Options{}), newIdentity(t, &certificate))
+	for token, status := range map[string]int{"right": 200, "wrong": 401} {
+		if a := ask(t, clientOf(t, certificate), http.MethodGet, "https://"+addr+manifests("v1"), "Authorization", "Bearer "+token); a.status != status {
+			t.Errorf("with a certificate and the %s token: %d", token, a.status)
+		}
 	}
 }
 

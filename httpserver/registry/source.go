@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/cache"
@@ -15,6 +16,17 @@ var _ cache.Source = source{}
 // Pull implements cache.Source. Manifests are small, and always read from their
 // start.
 func (s source) Pull(ctx context.Context, want cache.Want, offset int64) (referrerstore.Pulled, error) {
+	pulled, err := s.pull(ctx, want, offset)
+	if err != nil {
+		return referrerstore.Pulled{}, err
+	}
+	if err := s.target.still(); err != nil {
+		return referrerstore.Pulled{}, errors.Join(err, pulled.Body.Close())
+	}
+	return pulled, nil
+}
+
+func (s source) pull(ctx context.Context, want cache.Want, offset int64) (referrerstore.Pulled, error) {
 	store := s.target.upstream.Store
 	if want.Kind == cache.Manifest {
 		return store.PullManifest(ctx, s.target.at(want))
@@ -31,5 +43,8 @@ func (s source) Confirm(ctx context.Context, want cache.Want) error {
 	} else {
 		_, err = store.HasBlob(ctx, s.target.at(want), want.Digest)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return s.target.still()
 }

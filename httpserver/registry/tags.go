@@ -116,6 +116,9 @@ func (s *Registry) askTag(ctx context.Context, t *target, tag string, held cache
 	} else {
 		answer, err = s.pullTag(ctx, t)
 	}
+	if err == nil {
+		err = t.still()
+	}
 	switch {
 	case err == nil:
 		s.cache.SetTag(t.scope, tag, cache.Tag{Descriptor: answer.desc, At: at})
@@ -156,6 +159,9 @@ func (s *Registry) pullTag(ctx context.Context, t *target) (tagAnswer, error) {
 		return tagAnswer{}, err
 	}
 	defer pulled.Body.Close()
+	if err := t.still(); err != nil { // before anything is kept
+		return tagAnswer{}, err
+	}
 	data, err := s.readManifest(ctx, pulled)
 	if err != nil {
 		return tagAnswer{}, fmt.Errorf("pull %s: %w", t.ref, err)

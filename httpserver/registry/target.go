@@ -30,6 +30,15 @@ func (t *target) namespace() string {
 // private says that the upstream gets to see credentials.
 func (t *target) private() bool { return t.scope.Identity != "" }
 
+// still fails if the upstream gets to see other credentials than when the request
+// was let in: nobody can tell then to whom it gave an answer.
+func (t *target) still() error {
+	if t.upstream.identity() != t.scope.Identity {
+		return errIdentityChanged(t.host)
+	}
+	return nil
+}
+
 // at is the target's repository at a digest.
 func (t *target) at(want cache.Want) referrerstore.Reference { return t.ref.Pinned(want.Digest) }
 

@@ -153,14 +153,14 @@ func (g *gate) lists(parent cache.Parent) bool {
 // before what is: it might have allowed.
 func (g *gate) why() error {
 	switch {
-	case g.denial != nil:
-		return g.denial
 	case g.unsure != nil:
 		return g.unsure
 	case g.cut:
 		return errTooManyParents(g.q.target)
 	case g.problem != nil:
 		return g.problem
+	case g.denial != nil:
+		return g.denial
 	default:
 		return errNoParent(g.q.target, g.q.path.kind)
 	}

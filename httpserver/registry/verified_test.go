@@ -299,6 +299,25 @@ func TestManyParents(t *testing.T) {
 	}
 }
 
+// That a manifest would allow a blob, but for what it is, is told before the
+// verdict on another.
+func TestVerifiedProblemFirst(t *testing.T) {
+	t.Parallel()
+	w, d := newVerified(t)
+	bad := w.image(t, "bad", []byte("shared layer"))
+	layer := w.blob(t, ocispec.MediaTypeImageLayer, []byte("shared layer"))
+	data, err := json.Marshal([]ocispec.Descriptor{layer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := w.manifest(t, "both", ocispec.MediaTypeImageManifest, fmt.Appendf(nil, `{"manifests":[],"layers":%s}`, data))
+	d.allow(both)
+	w.expect(t, "denied", manifests(bad.Descriptor.Digest), 403)
+	w.expect(t, "both", manifests(both.Digest), 403)
+	_, message := w.expect(t, "blob", blobs(layer.Digest), 403).error(t)
+	has(t, message, "the manifest is refused")
+}
+
 // searches counts how often a cache is searched for relatives.
 type searches struct {
 	*cache.Cache

@@ -39,6 +39,12 @@ func newWriter(w http.ResponseWriter, r *http.Request, idle time.Duration, buffe
 	return &writer{ResponseWriter: w, ctl: http.NewResponseController(w), idle: idle, buffers: buffers, streams: r.ProtoMajor >= 2}
 }
 
+// limitBody bounds how long a client may take to send what is not read. Without it
+// net/http would wait, after the answer, for as long as the client likes.
+func (w *writer) limitBody() {
+	_ = w.ctl.SetReadDeadline(time.Now().Add(min(w.idle, headerTime))) // a test's recorder has none
+}
+
 // Unwrap is for [http.ResponseController].
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 

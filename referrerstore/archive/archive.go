@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -83,6 +84,8 @@ var (
 	ErrNotKept = errors.New("archive: the cache did not keep it")
 )
 
+var errManyImages = fmt.Errorf("%w: more than %d images", ErrInvalid, maxImages)
+
 // MissingError is ErrMissing with what is missing.
 type MissingError struct {
 	// What is missing, each in words with its digest; at most 1,000.
@@ -105,10 +108,19 @@ func (e *MissingError) Error() string {
 // Unwrap is ErrMissing.
 func (e *MissingError) Unwrap() error { return ErrMissing }
 
+// add notes what is missing. Who listed it chose some of the words, and they are
+// shown at a terminal.
 func (e *MissingError) add(what string) {
 	if e.Number++; len(e.What) < maxMissing {
-		e.What = append(e.What, what)
+		e.What = append(e.What, strings.Map(printable, what))
 	}
+}
+
+func printable(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return '?'
+	}
+	return r
 }
 
 // orNil is nil if nothing is missing.

@@ -33,8 +33,12 @@ func readDocker(from files) ([]dockerImage, error) {
 	if err := json.Unmarshal(data, &images); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, dockerFile, err)
 	}
-	if len(images) > maxImages {
-		return nil, fmt.Errorf("%w: more than %d images", ErrInvalid, maxImages)
+	names := 0
+	for _, image := range images {
+		names += len(image.RepoTags)
+	}
+	if len(images) > maxImages || names > maxImages {
+		return nil, errManyImages
 	}
 	return images, nil
 }
@@ -86,7 +90,7 @@ func (l *dockerLayout) add(ctx context.Context, image dockerImage, hashed map[st
 			hashed[name] = layer
 		}
 		if layer.MediaType == mediaTypeDockerLayer && layer.Digest != diffIDs[i] {
-			return ocispec.Descriptor{}, fmt.Errorf("%s: %w: the config says %s", name, referrerstore.ErrDigestMismatch, diffIDs[i])
+			return ocispec.Descriptor{}, fmt.Errorf("%s: %w: the config says %q", name, referrerstore.ErrDigestMismatch, diffIDs[i])
 		}
 		manifest.Layers = append(manifest.Layers, layer)
 	}

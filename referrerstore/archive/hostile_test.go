@@ -2,9 +2,12 @@ package archive
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -245,5 +248,96 @@ func TestLoadIntoFullCache(t *testing.T) {
 	}
 	if _, ok := c.Tag(scopeOf(t, app), "v1"); ok {
 		t.Error("a tag leads to what is not there")
+	}
+}
+
+// What docker's list calls images is bounded before anything is done with it: a
+// list within the bound of documents has half a million names, each for any number
+// of manifests.
+func TestManyDockerNames(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ manifests, images, names int }{
+		"of one manifest":      {1, 3, maxImages/3 + 1},
+		"of each of many":      {3, 1, maxImages/3 + 1},
+		"of one that is alone": {1, 1, maxImages + 1},
+	} {
+		for _, layout := range []bool{true, false} {
+			if !layout && tt.manifests > 1 {
+				continue
+			}
+			c := newTree()
+			config := c.blob(ocispec.MediaTypeImageConfig, []byte(`{"os":"linux","rootfs":{"diff_ids":[]}}`))
+			var roots []ocispec.Descriptor
+			for i := range tt.manifests {
+				roots = append(roots, c.json(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+					MediaType: ocispec.MediaTypeImageManifest, Config: config, Annotations: map[string]string{"number": fmt.Sprint(i)},
+				}))
+			}
+			if c.list(roots...); !layout {
+				delete(c, indexFile)
+			}
+			var images []dockerImage
+			for i := range tt.images {
+				image := dockerImage{Config: blobPath(config.Digest)}
+				for j := range tt.names {
+					image.RepoTags = append(image.RepoTags, fmt.Sprintf("no name %d-%d", i, j))
+				}
+				images = append(images, image)
+			}
+			c[dockerFile], _ = json.Marshal(images)
+			if _, err := load(t, c.folder(t), openCache(t), Options{}); !errors.Is(err, errManyImages) {
+				t.Errorf("%s, layout %t: %v", name, layout, err)
+			}
+		}
+	}
+}
+
+// What an archive, or a manifest that a cache holds, says reaches the terminal of
+// whoever loads or exports it, and must not take that over.
+func TestErrorsCanBeShown(t *testing.T) {
+	t.Parallel()
+	const evil = "\x1b]0;evil\x07\u009b2J\u202e"
+	image := func(c tree) ocispec.Descriptor {
+		lost := ocispec.Descriptor{MediaType: "x/" + evil, Digest: digest.FromString("lost"), Size: 4}
+		return c.json(ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			MediaType: ocispec.MediaTypeImageManifest, Config: c.blob(ocispec.MediaTypeImageConfig, []byte("{}")), Layers: []ocispec.Descriptor{lost},
+		})
+	}
+	docker := func(c tree, image dockerImage) {
+		image.Config = cmp.Or(image.Config, "config.json")
+		c["config.json"] = []byte(`{"rootfs":{"diff_ids":["sha256:` + "\\u001b]0;evil" + `"]}}`)
+		c[evil] = []byte("not JSON")
+		c["layer"] = []byte("layer")
+		c[dockerFile], _ = json.Marshal([]dockerImage{image})
+		delete(c, layoutFile)
+	}
+	for name, change := range map[string]func(tree){
+		"a missing layer": func(c tree) { c.list(named(image(c), app)) },
+		"a missing image": func(c tree) {
+			c.list(named(c.index(ocispec.Descriptor{MediaType: evil, Digest: digest.FromString("lost")}), app))
+		},
+		"a config's name":   func(c tree) { docker(c, dockerImage{Config: evil}) },
+		"a missing config":  func(c tree) { docker(c, dockerImage{Config: evil + "2"}) },
+		"a layer's name":    func(c tree) { docker(c, dockerImage{Layers: []string{evil + "2"}}) },
+		"a config's digest": func(c tree) { docker(c, dockerImage{Layers: []string{"layer"}}) },
+	} {
+		c := newTree()
+		change(c)
+		_, err := load(t, write(t, c.tar()), openCache(t), Options{})
+		if err == nil || strings.Map(printable, err.Error()) != err.Error() {
+			t.Errorf("%s: %q", name, err)
+		}
+	}
+	c, into := newTree(), openCache(t)
+	manifest := image(c)
+	at := Item{Reference: parse(t, app)}
+	want := cache.Want{Scope: at.scope(), Digest: manifest.Digest, Kind: cache.Manifest, Size: -1, MediaType: manifest.MediaType}
+	if err := into.Put(want, c[blobPath(manifest.Digest)]); err != nil {
+		t.Fatal(err)
+	}
+	at.Reference = at.Reference.Pinned(manifest.Digest)
+	_, err := Export(t.Context(), into, []Item{at}, Tar(io.Discard), ExportOptions{})
+	if !errors.Is(err, ErrMissing) || strings.Map(printable, err.Error()) != err.Error() {
+		t.Errorf("export: %q", err)
 	}
 }

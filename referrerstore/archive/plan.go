@@ -134,6 +134,7 @@ func checkLayout(from files) error {
 
 // describe finds out what the roots refer to, and what docker calls them.
 func describe(roots []*root, images []dockerImage) error {
+	names := 0
 	for _, r := range roots {
 		data, err := readBlob(r.files, r.desc)
 		if err != nil {
@@ -149,7 +150,11 @@ func describe(roots []*root, images []dockerImage) error {
 		for _, image := range images {
 			if doc.Config != nil && image.Config == blobPath(digest.Digest(doc.Config.Digest)) {
 				r.names = append(r.names, image.RepoTags...)
+				names += len(image.RepoTags)
 			}
+		}
+		if names > maxImages {
+			return errManyImages
 		}
 	}
 	return nil
@@ -188,7 +193,7 @@ func (p *plan) addRoots(ctx context.Context, roots []*root) error {
 	for _, r := range roots {
 		for _, ref := range r.refs {
 			if len(p.images) == maxImages {
-				return fmt.Errorf("%w: more than %d images", ErrInvalid, maxImages)
+				return errManyImages
 			}
 			if err := p.add(ctx, r, p.scope(ref)); err != nil {
 				return err

@@ -159,9 +159,9 @@ func isSparse(header *tar.Header) bool {
 }
 
 // cleanName is the one spelling of a name; false if it is none of a file within
-// the archive, or longer than any that is asked for.
+// the archive, or longer than any that is asked for, or not fit to be shown.
 func cleanName(name string) (string, bool) {
-	if len(name) > maxNameBytes || strings.ContainsRune(name, 0) {
+	if len(name) > maxNameBytes || strings.Map(printable, name) != name {
 		return "", false
 	}
 	name = path.Clean(strings.TrimPrefix(name, "/"))
