@@ -49,8 +49,8 @@ func (c *checker) registry() {
 }
 
 func (c *checker) upstreams(r *PullThrough) {
-	if len(r.Upstreams) == 0 && !r.AirGapped {
-		c.fail("registry.upstreams", "the registry has no upstreams", "list the hosts that may be pulled through; only airGapped: true needs none")
+	if len(r.Upstreams) == 0 {
+		c.fail("registry.upstreams", "the registry has no upstreams", "list the hosts that may be pulled through, with airGapped: true those whose images are held")
 	}
 	for i, upstream := range r.Upstreams {
 		if hint, ok := upstreamHost(upstream); !ok {

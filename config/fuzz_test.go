@@ -59,7 +59,7 @@ func valid(cfg *config.Config) bool {
 	case r == nil:
 		return true
 	default:
-		return cfg.Cache != nil && r.Address != "" && (r.TLS == nil) != !r.InsecureHTTP && (r.AirGapped || len(r.Upstreams) > 0)
+		return cfg.Cache != nil && r.Address != "" && (r.TLS == nil) != !r.InsecureHTTP && len(r.Upstreams) > 0
 	}
 }
 

@@ -62,7 +62,7 @@ type PullThrough struct {
 	Address             string      `yaml:"address" required:"true" doc:"Address to listen on, host:port; port 0 takes a free one."`
 	TLS                 *TLS        `yaml:"tls" doc:"Certificate of the registry, and whom it lets in."`
 	InsecureHTTP        bool        `yaml:"insecureHTTP" default:"false" doc:"Serve without TLS. Exactly one of tls and insecureHTTP: true is needed."`
-	Upstreams           []string    `yaml:"upstreams" max:"1000" doc:"Hosts that may be pulled through, HOST or HOST:PORT, each served by a store; needed unless airGapped."`
+	Upstreams           []string    `yaml:"upstreams" max:"1000" doc:"Hosts that may be pulled through, HOST or HOST:PORT, each served by a store. Needed with airGapped too: the hosts whose images are held."`
 	Default             string      `yaml:"default" doc:"The upstream of requests that name none."`
 	TagPolicies         []TagPolicy `yaml:"tagPolicies" max:"100" doc:"When a tag is asked for again, by upstream; the first that names the upstream counts, no match means always."`
 	AirGapped           bool        `yaml:"airGapped" default:"false" doc:"Serve what is held and ask nobody."`
@@ -70,7 +70,7 @@ type PullThrough struct {
 	PrivateForAnyClient []string    `yaml:"privateForAnyClient" max:"1000" doc:"Upstreams with credentials that any client may read nevertheless."`
 	Enforce             Enforce     `yaml:"enforce" default:"false" enum:"false,warn,true" doc:"true serves only what the policy allows now; warn logs what it would not. Without quotes."`
 	EnforceAs           string      `yaml:"enforceAs" pattern:"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" doc:"Namespace that pulls are judged in; needed if rules name namespaces."`
-	Preload             *Preload    `yaml:"preload" doc:"What is pulled at start."`
+	Preload             *Preload    `yaml:"preload" doc:"What is brought into the cache at start."`
 	Connections         int         `yaml:"connections" default:"1024" min:"1" max:"1000000" doc:"Open connections."`
 }
 
@@ -109,10 +109,10 @@ const (
 	EnforceOn   Enforce = "true"
 )
 
-// Preload is what the registry pulls at start.
+// Preload is what is brought into the cache at start, and only then.
 type Preload struct {
-	Files     []string `yaml:"files" required:"true" min:"1" max:"100" doc:"Files that list images, one in a line."`
-	Platforms []string `yaml:"platforms" min:"1" max:"100" pattern:"^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$" doc:"Platforms to pull, OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT; all if left out."`
+	Files     []string `yaml:"files" required:"true" min:"1" max:"100" doc:"Lists of images, one full reference in a line, which are pulled; and archives, which are loaded: OCI image layouts (a folder, or a tarball) and what docker save writes."`
+	Platforms []string `yaml:"platforms" min:"1" max:"100" pattern:"^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$" doc:"Platforms to bring in of images that have several, OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT; all if left out."`
 }
 
 // Enforces reports whether the policy is asked about pulls, be it for the log

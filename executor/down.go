@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
 	"github.com/gatehouse-project/gatehouse/verifier"
@@ -139,14 +141,30 @@ func allDown(errs []error) bool {
 }
 
 // silent says whether the registry still owes an answer on which the decision
-// hangs, and has given none that speaks against deciding without it.
+// hangs, and has given none that speaks against deciding without it. One that is
+// not asked, because what is held may be enough, owes none.
 func (g *gathering) silent() bool {
+	if g.held != nil {
+		return false
+	}
 	failures, settled := g.failures()
 	return allDown(failures) && (len(failures) > 0 || !settled)
 }
 
-// asking are the gatherings under way that ask registries, by what they are to
-// prove.
+// entered are the artifacts that each store has listed so far.
+func (g *gathering) entered() [][]ocispec.Descriptor {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	listed := make([][]ocispec.Descriptor, len(g.serving))
+	for _, s := range g.slots {
+		for _, from := range s.sources {
+			listed[from.at[0]] = append(listed[from.at[0]], from.artifact)
+		}
+	}
+	return listed
+}
+
+// asking are the gatherings under way for proofs, by what they are to prove.
 type asking struct {
 	mu  sync.Mutex // guards the field that follows it
 	all map[proofKey]*gathering
@@ -170,8 +188,28 @@ func (a *asking) enter(key proofKey, g *gathering) (leave func()) {
 // silent says whether a registry keeps the work on a proof waiting. Where none is
 // under way it does: not even that has begun.
 func (a *asking) silent(key proofKey) bool {
-	a.mu.Lock()
-	g, ok := a.all[key]
-	a.mu.Unlock()
+	g, ok := a.find(key)
 	return !ok || g.silent()
+}
+
+// reviving says whether the work on a proof goes by what is held as yet.
+func (a *asking) reviving(key proofKey) bool {
+	g, ok := a.find(key)
+	return ok && g.held != nil
+}
+
+// listed is what the registry has listed so far for the work on a proof, by store.
+func (a *asking) listed(key proofKey) [][]ocispec.Descriptor {
+	g, ok := a.find(key)
+	if !ok {
+		return nil
+	}
+	return g.entered()
+}
+
+func (a *asking) find(key proofKey) (*gathering, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	g, ok := a.all[key]
+	return g, ok
 }

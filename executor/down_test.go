@@ -109,7 +109,7 @@ func TestNotFoundWins(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := outage(t, every, []string{"pass a"}, useHeld(day))
 				h.last.answers(referrerstore.ErrNotFound, list)
-				result, err, _ := h.within(t, h.pinned())
+				result, _, err := h.within(t, h.pinned())
 				if err != nil || result.Decision != executor.Denied || !errors.Is(result.Denial, referrerstore.ErrNotFound) {
 					t.Errorf("%v (%v), %v", result.Decision, result.Denial, err)
 				}
@@ -137,7 +137,7 @@ func TestNotFoundWins(t *testing.T) {
 			synctest.Wait()
 			for _, wait := range []time.Duration{0, 6 * time.Second} {
 				time.Sleep(wait)
-				if result, err, _ := h.within(t, h.pinned()); err != nil || result.Decision != executor.Denied {
+				if result, _, err := h.within(t, h.pinned()); err != nil || result.Decision != executor.Denied {
 					t.Errorf("%v, held %+v, %v; the registry has said that there is none", result.Decision, result.Held, err)
 				}
 			}
@@ -297,7 +297,7 @@ func TestHeldDecisionIsBrief(t *testing.T) {
 				}
 				time.Sleep(time.Nanosecond)
 				h.store.AddReferrer(h.subject, sigType, blob("fail b"))
-				if result, err, _ := h.within(t, h.pinned()); err != nil || result.Decision != executor.Denied || result.Held != nil {
+				if result, _, err := h.within(t, h.pinned()); err != nil || result.Decision != executor.Denied || result.Held != nil {
 					t.Errorf("%v, held %+v, %v; the registry is back", result.Decision, result.Held, err)
 				}
 			})
@@ -340,12 +340,12 @@ func TestStaleRevocation(t *testing.T) {
 		time.Sleep(time.Minute)
 		h.last.answers(nil, nil)
 		for range 2 {
-			if result, err, _ := h.within(t, h.pinned()); err == nil || result.Decision != executor.Undecided || result.Held != nil {
+			if result, _, err := h.within(t, h.pinned()); err == nil || result.Decision != executor.Undecided || result.Held != nil {
 				t.Errorf("%v, held %+v, %v; with the registry back it is in doubt", result.Decision, result.Held, err)
 			}
 		}
 		h = h.again(t, policy.Node{Verifier: "v"}, afresh(useHeld(accept)))
-		if result, err, _ := h.within(t, h.pinned()); err == nil {
+		if result, _, err := h.within(t, h.pinned()); err == nil {
 			t.Errorf("%v; a restart with the registry there is no outage", result.Decision)
 		}
 	})
@@ -420,7 +420,7 @@ func TestOutageFromBeginningToEnd(t *testing.T) {
 		h.expect(t, h.pinned(), executor.Allowed, storetest.Counts{Resolve: 1, Referrers: 1, Fetch: 2})
 		h.last.answers(referrerstore.ErrUnavailable, referrerstore.ErrUnavailable)
 		for minutes := range 240 {
-			result, err, _ := h.within(t, h.pinned())
+			result, _, err := h.within(t, h.pinned())
 			switch {
 			case minutes < 60 && (err != nil || result.Held != nil):
 				t.Fatalf("minute %d: held %+v, %v", minutes, result.Held, err)
@@ -432,7 +432,7 @@ func TestOutageFromBeginningToEnd(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		h.last.answers(nil, nil)
-		if result, err, _ := h.within(t, h.pinned()); err != nil || result.Held != nil || result.Decision != executor.Allowed {
+		if result, _, err := h.within(t, h.pinned()); err != nil || result.Held != nil || result.Decision != executor.Allowed {
 			t.Errorf("%v, held %+v, %v; the registry is back", result.Decision, result.Held, err)
 		}
 	})

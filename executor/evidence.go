@@ -155,7 +155,7 @@ func (g *gathering) proof(begun time.Time, terms ProofTerms) *proof {
 	if !whole {
 		p.listed, p.cut = time.Time{}, false
 	}
-	if !whole && g.prior != nil {
+	if !whole && g.prior != nil && !g.known.hearsay { // what is only held is listed no later for it
 		p.listed, p.cut = g.prior.listed, g.prior.cut
 		for _, a := range g.prior.artifacts {
 			if g.slots[a.digest()] == nil {

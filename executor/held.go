@@ -2,6 +2,7 @@ package executor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -36,6 +37,18 @@ func recallEvidence(pl plan, subject referrerstore.Subject, now time.Time) (*hel
 		ev.date(at)
 	}
 	return ev, true
+}
+
+// add enters what the registry has listed meanwhile of a list that has not ended.
+// It makes nothing younger: what else there is, nobody knows.
+func (ev *heldEvidence) add(listed [][]ocispec.Descriptor) {
+	for i := range min(len(listed), len(ev.lists)) {
+		for _, artifact := range listed[i] {
+			if !slices.ContainsFunc(ev.lists[i], func(d ocispec.Descriptor) bool { return d.Digest == artifact.Digest }) {
+				ev.lists[i] = append(slices.Clip(ev.lists[i]), artifact)
+			}
+		}
+	}
 }
 
 // date notes when a part of it was asked for.
@@ -84,8 +97,14 @@ func (e *Executor) revive(ctx context.Context, key proofKey, pl plan, subject re
 	if !ok || begun.Sub(ev.since) >= e.memory.terms.TTL {
 		return Result{}, nil, false
 	}
+	ctx, cancel := e.reviving(ctx, pl)
+	defer cancel()
 	g := newGathering(pl, ev.subject, known{held: ev})
+	defer e.asking.enter(key, g)()
 	e.gather(ctx, g)
+	if ctx.Err() != nil { // a verifier may pass what it had no time to ask about
+		return Result{}, nil, false
+	}
 	result, err := e.conclude(ctx, pl, g)
 	if err == nil && result.Decision == Allowed {
 		e.keep(ctx, key, g.proof(ev.since, e.memory.terms), pl)
@@ -93,6 +112,24 @@ func (e *Executor) revive(ctx context.Context, key proofKey, pl plan, subject re
 	}
 	return Result{}, g.hearsay(begun, e.memory.terms), false
 }
+
+// reviving bounds how long that may take where something may stand in for the
+// registry: before its silence is told from that of others, it must have been asked.
+// It sets no deadline, which would have verifiers ask others for less long.
+func (e *Executor) reviving(ctx context.Context, pl plan) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if pl.down.UseHeld <= 0 {
+		return ctx, cancel
+	}
+	timer := time.AfterFunc(e.opts.HeldAfter/reviveShare, cancel)
+	return ctx, func() {
+		timer.Stop()
+		cancel()
+	}
+}
+
+// reviveShare is the part of a registry's time that proving without it may take.
+const reviveShare = 3
 
 // hearsay is the proof of what was judged, without the list that led to it; nil
 // if nothing was.

@@ -135,7 +135,7 @@ func (y *history) ask(t *testing.T, rt *rapid.T, tag bool) {
 		text = image
 	}
 	begun := time.Now()
-	result, err, took := y.within(t, text)
+	result, took, err := y.within(t, text)
 	rt.Logf("%s: %v, held %+v, %v", y.state, result.Decision, result.Held, err)
 	switch {
 	case took > 1900*time.Millisecond:

@@ -188,19 +188,19 @@ func useHeld(terms executor.DownTerms) func(*executor.Options) {
 var day = executor.DownTerms{UseHeld: 24 * time.Hour}
 
 // within verifies within the time that a request has as a rule.
-func (s site) within(t testing.TB, text string) (executor.Result, error, time.Duration) { //nolint:revive // how long it took is last
+func (s site) within(t testing.TB, text string) (executor.Result, time.Duration, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 1900*time.Millisecond)
 	defer cancel()
 	start := time.Now()
 	result, err := s.Verify(ctx, request(t, text))
-	return result, err, time.Since(start)
+	return result, time.Since(start), err
 }
 
 // standsIn verifies an image that is to be allowed by what is held.
 func (s site) standsIn(t testing.TB, text string) executor.Result {
 	t.Helper()
-	result, err, _ := s.within(t, text)
+	result, _, err := s.within(t, text)
 	if err != nil || result.Decision != executor.Allowed || result.Held == nil {
 		t.Errorf("%s: %v (%v), held %+v, %v; want it allowed by what is held", text, result.Decision, result.Denial, result.Held, err)
 	}
@@ -210,7 +210,7 @@ func (s site) standsIn(t testing.TB, text string) executor.Result {
 // fails verifies an image of which the registry's error is to be told.
 func (s site) fails(t testing.TB, text string, want error) {
 	t.Helper()
-	result, err, _ := s.within(t, text)
+	result, _, err := s.within(t, text)
 	if !errors.Is(err, want) || result.Decision != executor.Undecided || result.Held != nil {
 		t.Errorf("%s: %v, held %+v, %v; want %v", text, result.Decision, result.Held, err, want)
 	}

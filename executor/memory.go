@@ -49,9 +49,9 @@ type remembered struct {
 
 // resolved is where a reference led to, or that it led nowhere.
 type resolved struct {
-	subject referrerstore.Subject
-	err     error
-	until   time.Time
+	subject   referrerstore.Subject
+	err       error
+	at, until time.Time
 }
 
 // subjectsBytes bounds what references led to, and plansBytes what the
@@ -168,7 +168,7 @@ func (m *memory) name(key proofKey) string {
 // subject is where a reference led to not long ago.
 func (m *memory) subject(ref referrerstore.Reference, now time.Time) (resolved, bool) {
 	r, ok := m.subjects.GetIfPresent(ref)
-	if !ok || !now.Before(r.until) {
+	if !ok || !now.Before(r.until) || ahead(r.at, now) {
 		return resolved{}, false
 	}
 	return r, true
@@ -184,5 +184,5 @@ func (m *memory) led(ref referrerstore.Reference, subject referrerstore.Subject,
 	if ttl <= 0 {
 		return
 	}
-	m.subjects.Set(ref, resolved{subject: subject, err: err, until: now.Add(ttl).Round(0)})
+	m.subjects.Set(ref, resolved{subject: subject, err: err, at: now.Round(0), until: now.Add(ttl).Round(0)})
 }

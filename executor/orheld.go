@@ -26,9 +26,10 @@ func (p plan) mayStandIn() bool {
 type outcome struct {
 	result Result
 	err    error
+	silent bool // of what is held: the registry still kept silent then
 }
 
-func of(result Result, err error) outcome { return outcome{result, err} }
+func of(result Result, err error) outcome { return outcome{result: result, err: err} }
 
 // race is between a registry and what is held of what it said before.
 type race struct {
@@ -78,13 +79,7 @@ func (r *race) run(ctx context.Context) outcome {
 // beside decides from what is held while the registry is still silent.
 func (r *race) beside(ctx context.Context) outcome {
 	begun := time.Now()
-	r.both.Go(func() {
-		if subject, _, ok := r.e.leads(r.pl, begun.Round(0)); !ok || !r.e.asking.silent(r.pl.key(subject)) {
-			r.stood <- outcome{err: errNotHeld}
-			return
-		}
-		r.stood <- of(r.e.standIn(ctx, r.key, r.pl))
-	})
+	r.both.Go(func() { r.stood <- r.instead(ctx) })
 	select {
 	case answer := <-r.asked:
 		if !isAway(answer.err) {
@@ -92,12 +87,47 @@ func (r *race) beside(ctx context.Context) outcome {
 		}
 		return r.decide(answer, <-r.stood, begun)
 	case instead := <-r.stood:
-		if instead.err == nil && r.e.asking.silent(r.pl.key(instead.result.Subject)) {
+		if instead.silent {
 			if got := r.decide(outcome{err: &awayError{errSilent}}, instead, begun); got.err == nil {
 				return got
 			}
 		}
 		return r.decide(<-r.asked, instead, begun)
+	}
+}
+
+// instead is what is held comes to, unless the registry is not silent.
+func (r *race) instead(ctx context.Context) outcome {
+	if !r.silent(ctx) {
+		return outcome{err: errNotHeld}
+	}
+	got := of(r.e.standIn(ctx, r.key, r.pl))
+	got.silent = got.err == nil && r.silent(ctx)
+	return got
+}
+
+// silent says whether the registry is silent and something is held. One that is not
+// even asked yet, because that may not be needed, gets a little time.
+func (r *race) silent(ctx context.Context) bool {
+	subject, _, ok := r.e.leads(r.pl, time.Now().Round(0))
+	if !ok {
+		return false
+	}
+	key := r.pl.key(subject)
+	if !r.e.asking.reviving(key) {
+		return r.e.asking.silent(key)
+	}
+	wait := r.e.opts.HeldAfter / 2 // which is longer than reviving takes
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/2)
+	}
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	select {
+	case <-over.C:
+		return r.e.asking.silent(key)
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -115,7 +145,7 @@ func (r *race) decide(answer, instead outcome, begun time.Time) outcome {
 	held := *result.Held
 	held.Why = answer.err
 	result.Held = &held
-	if !r.e.standIns.keep(r.key, begun, result, r.e.standsUntil(r.pl, result, now)) {
+	if !r.e.standIns.keep(r.key, r.pl.key(result.Subject), begun, result, r.e.standsUntil(r.pl, result, now)) {
 		return answer
 	}
 	return outcome{result: result}

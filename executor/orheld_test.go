@@ -67,7 +67,7 @@ func TestHangingRegistryWithoutEvidence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := outage(t, every, []string{"fail a"}, useHeld(day))
 		h.last.breaks(hangs)
-		_, err, took := h.within(t, h.pinned())
+		_, took, err := h.within(t, h.pinned())
 		if !errors.Is(err, context.DeadlineExceeded) || took != 1900*time.Millisecond {
 			t.Errorf("%v after %s", err, took)
 		}
@@ -76,7 +76,7 @@ func TestHangingRegistryWithoutEvidence(t *testing.T) {
 			return nil
 		})
 		time.Sleep(20 * time.Second)
-		if result, err, took := h.within(t, h.pinned()); err != nil || result.Decision != executor.Denied || took != 1500*time.Millisecond {
+		if result, took, err := h.within(t, h.pinned()); err != nil || result.Decision != executor.Denied || took != 1500*time.Millisecond {
 			t.Errorf("%v, %v after %s", result.Decision, err, took)
 		}
 	})
@@ -109,7 +109,7 @@ func TestRegistryInTimeWins(t *testing.T) {
 					}
 					return nil
 				})
-				result, err, took := site{e, h.store, h.subject}.within(t, h.pinned())
+				result, took, err := site{e, h.store, h.subject}.within(t, h.pinned())
 				want := executor.Denied
 				if test.held {
 					want = executor.Allowed
@@ -238,7 +238,7 @@ func TestHeldWorkHasADeadline(t *testing.T) {
 		defer e.Close()
 		h.last.breaks(hangs)
 		s := site{e, h.store, h.subject}
-		if result, err, took := s.within(t, h.pinned()); err != nil || result.Held == nil || took != 900*time.Millisecond+750*time.Millisecond {
+		if result, took, err := s.within(t, h.pinned()); err != nil || result.Held == nil || took != 900*time.Millisecond+750*time.Millisecond {
 			t.Errorf("held %+v, %v after %s", result.Held, err, took)
 		}
 	})
@@ -271,7 +271,7 @@ func TestSlowJudgementIsNoOutage(t *testing.T) {
 		v := &slowly{scripted{name: "v"}, 1500 * time.Millisecond}
 		e := executor.New(t.Context(), []referrerstore.Store{h.last}, []verifier.Verifier{v}, ruleFor(t, every, false, "v"), afresh(useHeld(day)))
 		defer e.Close()
-		result, err, took := site{e, h.store, h.subject}.within(t, h.pinned())
+		result, took, err := site{e, h.store, h.subject}.within(t, h.pinned())
 		if err != nil || result.Held != nil || took != 1500*time.Millisecond || v.started.Load() != 1 {
 			t.Errorf("held %+v, %v after %s, judged %d times", result.Held, err, took, v.started.Load())
 		}
@@ -303,7 +303,7 @@ func TestKnownOutageCostsNothing(t *testing.T) {
 				h.last.breaks(test.fault)
 				e := executor.New(t.Context(), []referrerstore.Store{informedLasting{h.last, test.state}}, []verifier.Verifier{&scripted{name: "v"}}, ruleFor(t, every, false, "v"), afresh(useHeld(day)))
 				defer e.Close()
-				result, err, took := site{e, h.store, h.subject}.within(t, h.pinned())
+				result, took, err := site{e, h.store, h.subject}.within(t, h.pinned())
 				if err != nil || result.Held == nil || took != 0 {
 					t.Errorf("held %+v, %v after %s", result.Held, err, took)
 				}
@@ -367,7 +367,7 @@ func TestRegistryWhileHeldIsJudged(t *testing.T) {
 				time.Sleep(time.Second)
 				return referrerstore.ErrUnavailable
 			})
-			result, err, took := s.within(t, s.pinned())
+			result, took, err := s.within(t, s.pinned())
 			if err != nil || result.Held == nil || result.Held.Code() != executor.CodeUnavailable || took != 1400*time.Millisecond {
 				t.Errorf("held %+v, %v after %s", result.Held, err, took)
 			}
@@ -383,7 +383,7 @@ func TestRegistryWhileHeldIsJudged(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 			last.answers(nil, nil)
 			s.store.AddReferrer(s.subject, sigType, blob("fail b"))
-			if result, err, _ := s.within(t, s.pinned()); err != nil || result.Decision != executor.Denied {
+			if result, _, err := s.within(t, s.pinned()); err != nil || result.Decision != executor.Denied {
 				t.Errorf("%v, %v", result.Decision, err)
 			}
 			first.Wait()

@@ -33,7 +33,10 @@ func (e *Executor) prove(ctx context.Context, key proofKey, pl plan, subject ref
 		e.keep(ctx, key, g.proof(begun, e.memory.terms), pl)
 	}
 	result, err := e.conclude(ctx, pl, g)
-	return result, g.mark(err)
+	if err = g.mark(err); pl.down.UseHeld > 0 && !isAway(err) && ctx.Err() == nil {
+		e.standIns.hears(key, time.Now())
+	}
+	return result, err
 }
 
 // ask gathers what the registry says now.

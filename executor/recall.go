@@ -69,7 +69,7 @@ func (e *Executor) recall(pl plan, now time.Time) (Result, bool) {
 // counts; a nil proof says that it does not.
 func (r *recent) follow(now time.Time) (*found, *remembered) {
 	way := r.Load()
-	if way == nil || !now.Before(way.until) {
+	if way == nil || !now.Before(way.until) || ahead(way.until, now) {
 		return nil, nil
 	}
 	held := way.held.Value()

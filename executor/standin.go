@@ -57,15 +57,15 @@ func (e *Executor) decideHeld(ctx context.Context, pl plan) (Result, error) {
 	defer leave()
 	g := newGathering(pl, ev.subject, known{held: ev, lenient: pl.down.AcceptStaleRevocation})
 	e.gather(ctx, g)
-	result, err := e.conclude(ctx, pl, g)
-	if err == nil && result.Decision == Allowed {
-		result.Held = &Held{Since: ev.since, Age: time.Now().Round(0).Sub(ev.since)}
-		return result, nil
-	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil { // a verifier may pass what it had no time to ask about
 		return Result{}, context.Cause(ctx)
 	}
-	return Result{}, errNotHeld
+	result, err := e.conclude(ctx, pl, g)
+	if err != nil || result.Decision != Allowed {
+		return Result{}, errNotHeld
+	}
+	result.Held = &Held{Since: ev.since, Age: time.Now().Round(0).Sub(ev.since)}
+	return result, nil
 }
 
 // heldFor is what is held for a request, if it is young enough.
@@ -78,6 +78,7 @@ func (e *Executor) heldFor(pl plan, now time.Time) (*heldEvidence, bool) {
 	if !ok {
 		return nil, false
 	}
+	ev.add(e.asking.listed(pl.key(subject)))
 	if pl.req.Reference.Digest == "" {
 		ev.date(at)
 	}
@@ -122,17 +123,30 @@ func earlier(a, b time.Time) time.Time {
 // taken for one.
 type standIns struct {
 	kept *otter.Cache[flightKey, standIn]
+	// heard has when a registry answered what was asked of it for a proof: whoever
+	// else, by whatever name, asked.
+	heard *otter.Cache[proofKey, time.Time]
 }
 
 // standIn is such a result, or that the registry answered.
 type standIn struct {
 	result   Result
+	of       proofKey
+	begun    time.Time // by the monotonic clock as well
 	until    time.Time
 	answered time.Time
 }
 
 func newStandIns() *standIns {
-	return &standIns{otter.Must(&otter.Options[flightKey, standIn]{
+	heard := otter.Must(&otter.Options[proofKey, time.Time]{
+		MaximumWeight: standInBytes / 4,
+		Weigher: func(key proofKey, _ time.Time) uint32 {
+			const overhead = 384
+			return uint32(overhead + len(key.registry) + len(key.repository) + len(key.rule) + len(key.identity)) //nolint:gosec // references are bounded
+		},
+		Executor: func(task func()) { task() },
+	})
+	return &standIns{heard: heard, kept: otter.Must(&otter.Options[flightKey, standIn]{
 		MaximumWeight: standInBytes,
 		Weigher: func(key flightKey, s standIn) uint32 {
 			cost := int64(proofOverhead + len(key.ref.Repository) + len(key.rule))
@@ -148,7 +162,7 @@ func newStandIns() *standIns {
 // find is the result that still stands.
 func (s *standIns) find(key flightKey, now time.Time) (Result, bool) {
 	kept, ok := s.kept.GetIfPresent(key)
-	if !ok || kept.result.Held == nil || !now.Before(kept.until) {
+	if !ok || kept.result.Held == nil || !now.Before(kept.until) || ahead(kept.begun, now) || s.heardSince(kept.of, kept.begun) {
 		return Result{}, false
 	}
 	held := *kept.result.Held
@@ -160,14 +174,25 @@ func (s *standIns) find(key flightKey, now time.Time) (Result, bool) {
 
 // keep keeps a result of work begun at a moment, unless the registry has answered
 // since, which it says.
-func (s *standIns) keep(key flightKey, begun time.Time, result Result, until time.Time) (stands bool) {
-	s.kept.Compute(key, func(former standIn, found bool) (standIn, otter.ComputeOp) {
-		if stands = !found || !former.answered.After(begun); !stands {
+func (s *standIns) keep(key flightKey, of proofKey, begun time.Time, result Result, until time.Time) (stands bool) {
+	s.kept.Compute(key, func(former standIn, _ bool) (standIn, otter.ComputeOp) {
+		if stands = !former.answered.After(begun) && !s.heardSince(of, begun); !stands {
 			return standIn{}, otter.CancelOp
 		}
-		return standIn{result: result, until: until}, otter.WriteOp
+		return standIn{result: result, of: of, begun: begun, until: until}, otter.WriteOp
 	})
 	return stands
+}
+
+// hears notes that a registry has answered what was asked of it for a proof.
+func (s *standIns) hears(of proofKey, now time.Time) {
+	of.mediaType = ""
+	s.heard.Set(of, now)
+}
+
+func (s *standIns) heardSince(of proofKey, begun time.Time) bool {
+	at, ok := s.heard.GetIfPresent(of)
+	return ok && at.After(begun)
 }
 
 // answered ends what stood in for a registry that has answered.

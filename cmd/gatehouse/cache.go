@@ -142,14 +142,23 @@ func openDirectory(ctx context.Context, directory, socket string) (control.Keepe
 	case err != nil:
 		return nil, nil, fmt.Errorf("open %s: %w", directory, err)
 	}
-	return &localKeeper{cache: c, identity: nobody}, c.Close, nil
+	return &localKeeper{cache: c, spool: spoolOf(directory), identity: nobody}, c.Close, nil
 }
+
+// spoolOf is where archives are put that are on their way into the cache of the
+// directory: among what it empties at its start.
+func spoolOf(directory string) string { return filepath.Join(directory, "ingest") }
 
 // never is longer than any command lives.
 const never = 100 * 365 * 24 * time.Hour
 
-// maxTokenBytes bounds a file with a token.
-const maxTokenBytes = 4 << 10
+const (
+	// maxTokenBytes bounds a file with a token.
+	maxTokenBytes = 4 << 10
+	// minTokenBytes is the least of a token that nobody is to guess: its hash is
+	// not salted.
+	minTokenBytes = 16
+)
 
 func readToken(path string) (string, error) {
 	data, err := config.ReadFile(path, maxTokenBytes)
@@ -157,8 +166,8 @@ func readToken(path string) (string, error) {
 		return "", err
 	}
 	token := strings.TrimSpace(string(data))
-	if token == "" {
-		return "", fmt.Errorf("%s: it is empty", path)
+	if len(token) < minTokenBytes {
+		return "", fmt.Errorf("%s: a token has at least %d characters", path, minTokenBytes)
 	}
 	return token, nil
 }

@@ -180,7 +180,7 @@ func TestCacheBySocket(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- control.Serve(ctx, listener, control.Handler(&localKeeper{cache: c, identity: nobody}, slog.New(slog.DiscardHandler)))
+		done <- control.Serve(ctx, listener, control.Handler(&localKeeper{cache: c, spool: t.TempDir(), identity: nobody}, slog.New(slog.DiscardHandler)))
 	}()
 	defer func() { cancel(); <-done }()
 	if code, out, errs := says(t, directory, "list"); code != 0 || !strings.Contains(out, image.Digest.String()[:19]) {

@@ -16,6 +16,9 @@ import (
 // localKeeper keeps a cache of this process.
 type localKeeper struct {
 	cache *cache.Cache
+	// spool is a folder on the cache's disk for archives on their way in; what is
+	// left there by a kill is removed at the next start.
+	spool string
 	// identity names whose credentials a registry host would be shown: content
 	// is kept for that one.
 	identity func(host string) string
@@ -87,12 +90,12 @@ func (k *localKeeper) Load(ctx context.Context, req control.LoadRequest, from io
 	if err != nil {
 		return control.Loaded{}, err
 	}
-	path, remove, err := spool(ctx, from)
+	path, remove, err := spool(ctx, k.spool, from)
 	if err != nil {
 		return control.Loaded{}, fmt.Errorf("receive the archive: %w", err)
 	}
 	defer remove()
-	opened, err := archive.Open(ctx, path, archive.OpenOptions{})
+	opened, err := archive.Open(ctx, path, archive.OpenOptions{TempDir: k.spool})
 	if err != nil {
 		return control.Loaded{}, err
 	}
@@ -108,13 +111,13 @@ func (k *localKeeper) Load(ctx context.Context, req control.LoadRequest, from io
 	return result, err
 }
 
-// spool puts what comes into a temporary file.
-func spool(ctx context.Context, from io.Reader) (path string, remove func(), err error) {
-	file, err := os.CreateTemp("", "gatehouse-load-")
+// spool puts what comes into a temporary file of the folder.
+func spool(ctx context.Context, dir string, from io.Reader) (path string, remove func(), err error) {
+	file, err := os.CreateTemp(dir, "load-")
 	if err != nil {
 		return "", nil, err
 	}
-	remove = func() { _ = os.Remove(file.Name()) } // in a folder for temporary files
+	remove = func() { _ = os.Remove(file.Name()) } // at the next start, else
 	_, err = io.Copy(file, readerFunc(func(p []byte) (int, error) {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)

@@ -36,6 +36,9 @@ func validateCommand(std stdio) *cobra.Command {
 			if _, err := cacheOptions(cfg); err != nil {
 				return err
 			}
+			if err := checkPreload(cfg); err != nil {
+				return err
+			}
 			for _, warning := range cfg.Warnings {
 				fmt.Fprintf(std.err, "warning: %v\n", warning)
 			}

@@ -377,6 +377,9 @@ func (g *gate) run(ctx context.Context, on listeners) error {
 	if g.holding != nil {
 		group.Go(func() error { return g.holding.serve(ctx) })
 	}
+	if g.pulls != nil {
+		group.Go(func() error { g.preload(ctx); return nil })
+	}
 	group.Go(func() error {
 		config.Watch(ctx, config.WatchOptions{Interval: g.opts.watchInterval, Files: g.files, Seen: &g.seen}, func(context.Context) { g.reload() })
 		return nil

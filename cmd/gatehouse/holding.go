@@ -85,7 +85,7 @@ func (h *holding) listen(ctx context.Context, cfg *config.Config, identity func(
 	if err != nil {
 		return cfg.At("cache.control.socket", err)
 	}
-	keeper := &localKeeper{cache: h.cache, identity: identity}
+	keeper := &localKeeper{cache: h.cache, spool: spoolOf(cfg.Path(cfg.Cache.Directory)), identity: identity}
 	h.listeners = append(h.listeners, socket)
 	h.handlers = append(h.handlers, control.Handler(keeper, h.logger))
 	if h.config.Control.Address == "" {

@@ -12,9 +12,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/gatehouse-project/gatehouse/executor"
 )
 
 // The exit codes of every subcommand.
@@ -54,9 +57,20 @@ func run(ctx context.Context, args []string, std stdio) int {
 	case errors.As(err, &code):
 		return int(code)
 	default:
-		fmt.Fprintf(std.err, "gatehouse: %v\n", err)
+		fmt.Fprintf(std.err, "gatehouse: %s\n", printable(err.Error()))
 		return exitUnknown
 	}
+}
+
+// printable is a text of several lines without what a terminal would obey: it may
+// quote what came from elsewhere.
+func printable(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		lines = append(lines, line[:indent]+executor.OneLine(line))
+	}
+	return strings.Join(lines, "\n")
 }
 
 func rootCommand(std stdio) *cobra.Command {

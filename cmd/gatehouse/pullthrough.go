@@ -101,7 +101,12 @@ func (l *live) readTokens(snapshot *registry.Snapshot, read readFile) error {
 		}
 		before := len(hashes)
 		for line := range strings.Lines(string(data)) {
-			if token := strings.TrimSpace(line); token != "" && !strings.HasPrefix(token, "#") {
+			token := strings.TrimSpace(line)
+			switch {
+			case token == "" || strings.HasPrefix(token, "#"):
+			case len(token) < minTokenBytes:
+				return l.config.At(fmt.Sprintf("registry.clients.tokenFiles[%d]", i), fmt.Errorf("a token has at least %d characters: take a long random one", minTokenBytes))
+			default:
 				hashes = append(hashes, registry.HashToken(token))
 			}
 		}

@@ -34,8 +34,6 @@ type Options struct {
 	// Progress is told how many bytes of how many are done, now and then and
 	// at the end; nil is nobody. It must not block.
 	Progress func(done, total int64)
-	// Now is when tags are said to lead where they do; nil is time.Now.
-	Now func() time.Time
 }
 
 // Into is what Load needs of a [cache.Cache].
@@ -44,6 +42,7 @@ type Into interface {
 	Put(want cache.Want, data []byte) error
 	Obtain(ctx context.Context, want cache.Want, from cache.Source) (*cache.Content, error)
 	SetTag(scope cache.Scope, tag string, is cache.Tag)
+	DropTag(scope cache.Scope, tag string)
 	SetReferrers(scope cache.Scope, subject digest.Digest, listed []ocispec.Descriptor, at time.Time)
 }
 
@@ -74,9 +73,6 @@ type Image struct {
 // *MissingError, referrerstore.ErrDigestMismatch and ErrInvalidReference, those of
 // the cache, or the cause of ctx's end.
 func Load(ctx context.Context, from *Archive, into Into, opts Options) (Loaded, error) {
-	if opts.Now == nil {
-		opts.Now = time.Now
-	}
 	p, err := newPlan(ctx, from.files, opts)
 	if err != nil {
 		return Loaded{}, fmt.Errorf("load: %w", err)
@@ -184,27 +180,38 @@ func (l *loading) check() error {
 	return nil
 }
 
-// note tells the cache where tags lead and what refers to what.
+// loaded is the age of what an archive says: older than all that may decide on an
+// admission. It is somebody's word, and no registry's.
+func loaded() time.Time { return time.Unix(1, 0) }
+
+// note tells the cache where tags lead and what refers to what. Where a tag leads
+// elsewhere by its registry's word, the archive's counts from now on, for pulls.
 func (l *loading) note() {
-	now := l.plan.opts.Now()
 	for at, listed := range l.plan.lists {
 		if l.plan.known[at] {
-			l.list(at, listed, now)
+			l.list(at, listed)
 		}
 	}
 	for _, image := range l.plan.images {
-		if ref := image.Reference; ref.Tag != "" && ref.Digest == "" {
-			l.into.SetTag(l.plan.scope(ref), ref.Tag, cache.Tag{Descriptor: image.Descriptor, At: now})
+		ref := image.Reference
+		if ref.Tag == "" || ref.Digest != "" {
+			continue
 		}
+		scope := l.plan.scope(ref)
+		if was, known := l.into.Tag(scope, ref.Tag); known && was.Descriptor.Digest == image.Descriptor.Digest {
+			continue
+		}
+		l.into.DropTag(scope, ref.Tag)
+		l.into.SetTag(scope, ref.Tag, cache.Tag{Descriptor: image.Descriptor, At: loaded()})
 	}
 }
 
 // list adds to what the registry said before, and leaves its age: an archive has
 // what somebody chose to put there, which is no reason to forget or to renew.
-func (l *loading) list(at place, listed []ocispec.Descriptor, now time.Time) {
+func (l *loading) list(at place, listed []ocispec.Descriptor) {
 	all, when, known := l.into.Referrers(at.scope, at.digest)
 	if !known {
-		when = now
+		when = loaded()
 	}
 	all = slices.Clone(all)
 	for _, desc := range listed {

@@ -36,9 +36,9 @@ func TestLoadForms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := openCache(t)
-			now := time.Unix(1_700_000_000, 0).UTC()
+			now := loaded().UTC()
 			var done, total int64
-			got, err := load(t, at(t), c, Options{Now: func() time.Time { return now }, Progress: func(d, of int64) { done, total = d, of }})
+			got, err := load(t, at(t), c, Options{Progress: func(d, of int64) { done, total = d, of }})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -191,17 +191,19 @@ func decodeList(content *Content) (all []ocispec.Descriptor, err error) {
 // than 1,000 entries or 4 MiB is not kept, and what was known before is forgotten
 // no more than with time; neither is one that is older than what is known.
 func (c *Cache) SetReferrers(scope Scope, subject digest.Digest, all []ocispec.Descriptor, at time.Time) {
-	if len(all) > maxReferrers || validDigest(subject) != nil || at.IsZero() {
+	if validDigest(subject) != nil || at.IsZero() {
 		return
 	}
 	data, err := json.Marshal(keptList{Salt: c.salt, Referrers: all})
-	if err != nil || len(data) > MaxManifest {
+	if err != nil || len(data) > MaxManifest || len(all) > maxReferrers {
+		c.index.dropList(scope, subject, at) // the registry has said more since
 		return
 	}
 	is := listed{list: digest.FromBytes(data), at: at.UTC().Round(0)}
 	if !c.held(scope, is.list) {
 		if err := c.Put(Want{Scope: scope, Digest: is.list, Kind: List, Size: int64(len(data))}, data); err != nil {
 			c.log.Debug("cache does not keep a list of referrers", slog.Any("error", err))
+			c.index.dropList(scope, subject, at)
 			return
 		}
 	}
@@ -223,6 +225,15 @@ func (c *Cache) held(scope Scope, d digest.Digest) bool {
 	defer e.release()
 	c.index.touch(e, c.now().Unix())
 	return true
+}
+
+// dropList forgets a list that is older than one that cannot be kept.
+func (x *index) dropList(of Scope, subject digest.Digest, at time.Time) {
+	x.change(of, func(s *scope) {
+		if s.lists[subject].at.Before(at) {
+			delete(s.lists, subject)
+		}
+	})
 }
 
 func (x *index) setList(of Scope, subject digest.Digest, is listed, now time.Time) (set bool) {

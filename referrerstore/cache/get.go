@@ -221,20 +221,30 @@ func (c *Cache) Doubt(d digest.Digest) {
 	}
 }
 
-// Parents are the manifests and indexes known in the scope that list the digest:
-// as config, layer or manifest. Referrers do not count as children of their
-// subject.
+const (
+	// maxParents bounds the parents that are told of a digest, and maxLooked those
+	// of all scopes that are looked at: anybody who may push can list it.
+	maxParents = 1024
+	maxLooked  = 16 << 10
+)
+
+// Parents are manifests and indexes known in the scope that list the digest, as
+// config, layer or manifest, those that came last first: all, or of very many some.
+// Referrers do not count as children of their subject.
 func (c *Cache) Parents(scope Scope, of digest.Digest) []Parent {
 	in := c.index.scope(scope)
 	if in == nil {
 		return nil
 	}
 	var all []Parent
-	for _, e := range c.index.parentsOf(of) {
+	looked := 0
+	c.index.eachKin(byList, of, func(e *entry) bool {
 		if mediaType, granted := in.grants(e.digest); granted && e.kind == Manifest {
 			all = append(all, e.parent(mediaType))
 		}
-	}
+		looked++
+		return len(all) < maxParents && looked < maxLooked
+	})
 	return all
 }
 

@@ -131,24 +131,40 @@ func (x *index) someParentsOf(d digest.Digest) []*entry {
 // referrersOf are the manifests that refer to a digest, likewise.
 func (x *index) referrersOf(d digest.Digest) []*entry { return x.kinOf(bySubject, d) }
 
-// kinOf copies in chunks, from the end; of a digest with more kin than one has,
-// those that come or go meanwhile may be missed, and others met twice.
+// kinOf are all kin of a digest.
 func (x *index) kinOf(by relation, d digest.Digest) []*entry {
 	var all []*entry
+	x.eachKin(by, d, func(e *entry) bool {
+		all = append(all, e)
+		return true
+	})
+	return all
+}
+
+// eachKin visits in chunks, the latest first, until visit returns false; of a digest
+// with more kin than one chunk has, those that come or go meanwhile may be missed,
+// and others met twice.
+func (x *index) eachKin(by relation, d digest.Digest, visit func(*entry) bool) {
+	var some [chunk]*entry
 	s := x.shard(d)
 	for before := math.MaxInt; before > 0; {
+		n := 0
 		s.mu.RLock()
 		if k := by(s)[d]; k != nil {
 			before = min(before, len(k.all))
 			next := max(0, before-chunk)
-			all = append(all, k.all[next:before]...)
+			n = copy(some[:], k.all[next:before])
 			before = next
 		} else {
 			before = 0
 		}
 		s.mu.RUnlock()
+		for i := n - 1; i >= 0; i-- {
+			if !visit(some[i]) {
+				return
+			}
+		}
 	}
-	return all
 }
 
 // listed says whether any manifest lists the digest, and names it if it is the

@@ -9,8 +9,12 @@ import (
 	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
 )
 
-// errAgain says that what was missing is there now.
-var errAgain = errors.New("cache: look again")
+var (
+	// errAgain says that what was missing is there now.
+	errAgain = errors.New("cache: look again")
+	// errNoPull says that nobody pulls it.
+	errNoPull = errors.New("cache: no pull to join")
+)
 
 // Obtain answers from what is held, or by one pull that all who want the same
 // share. It returns as soon as the registry's header is there (at once for what is
@@ -61,17 +65,26 @@ func (c *Cache) fetch(ctx context.Context, want Want, from Source) (content *Con
 	if ctx.Err() != nil {
 		return nil, outcomeFailed, context.Cause(ctx)
 	}
+	// Whoever pulls it for the scope makes it known before he grants it, and grants it
+	// before his pull is over: in that order it is looked for here.
+	content, outcome, err = c.obtainPull(ctx, want, from, false)
+	if !errors.Is(err, errNoPull) {
+		return content, outcome, err
+	}
 	e := c.index.look(want.Digest)
 	switch {
 	case e == nil, yields(e, want.Kind), c.index.orphan(e) && (e.kind != want.Kind || want.sizeIs(e.size) != nil):
-		return c.obtainPull(ctx, want, from)
+		return c.obtainPull(ctx, want, from, true)
 	case e.kind != want.Kind: // only another scope's registry says so
 		return nil, outcomePassed, errPassed
 	case want.Kind == Manifest && want.MediaType == "" && e.mediaType == "":
-		return c.obtainPull(ctx, want, from) // what it is, only an answer says
+		return c.obtainPull(ctx, want, from, true) // what it is, only an answer says
 	}
 	if err := want.sizeIs(e.size); err != nil {
 		return nil, outcomeFailed, err
+	}
+	if _, granted := c.index.scope(want.Scope).grants(want.Digest); granted {
+		return nil, "", errAgain
 	}
 	if err := c.confirm(ctx, want, from); err != nil {
 		return nil, outcomeFailed, err
@@ -115,12 +128,13 @@ func (c *Cache) grant(scope Scope, e *entry, mediaType string) {
 	}
 }
 
-// obtainPull waits for the header of a pull, its own or one that is under way.
-func (c *Cache) obtainPull(ctx context.Context, want Want, from Source) (content *Content, outcome string, err error) {
-	if !c.mayKeep(want) {
+// obtainPull waits for the header of a pull that is under way, or begins one; it is
+// errNoPull if it may not.
+func (c *Cache) obtainPull(ctx context.Context, want Want, from Source, begin bool) (content *Content, outcome string, err error) {
+	if begin && !c.mayKeep(want) {
 		return nil, outcomePassed, errPassed
 	}
-	p, joined, err := c.join(want, from)
+	p, joined, err := c.join(want, from, begin)
 	if err != nil {
 		return nil, outcomeFailed, err
 	}

@@ -78,9 +78,9 @@ type pull struct {
 	changed chan struct{} // closed at the next change; nil if nobody waits for one
 }
 
-// join finds the pull that is under way for the same, or starts one. The caller
-// leaves it.
-func (c *Cache) join(want Want, from Source) (p *pull, joined bool, err error) {
+// join finds the pull that is under way for the same, or begins one if it may; else
+// it is errNoPull. The caller leaves it.
+func (c *Cache) join(want Want, from Source, begin bool) (p *pull, joined bool, err error) {
 	all := &c.pullsUnderWay
 	key := pullKey{scope: want.Scope, digest: want.Digest, kind: want.Kind}
 	all.mu.Lock()
@@ -89,6 +89,9 @@ func (c *Cache) join(want Want, from Source) (p *pull, joined bool, err error) {
 		return nil, false, ErrClosed
 	}
 	p, joined = all.all[key]
+	if !joined && !begin {
+		return nil, false, errNoPull
+	}
 	if !joined {
 		p = c.newPull(key, want, from)
 		all.all[key] = p

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -113,7 +114,8 @@ func TestListsAreKeptWhole(t *testing.T) {
 	if err := list(1); err != nil {
 		t.Fatal(err)
 	}
-	expect(begun) // left early
+	expect(begun, a) // left early: what there was of it is known
+	heard := []ocispec.Descriptor{a}
 	for _, fault := range []error{referrerstore.ErrTooManyReferrers, referrerstore.ErrBrokenOff} {
 		for at := range 3 {
 			inner.ReferrersFault = func(_ context.Context, _ referrerstore.Subject, yielded int) error {
@@ -125,7 +127,10 @@ func TestListsAreKeptWhole(t *testing.T) {
 			if err := list(0); !errors.Is(err, fault) {
 				t.Errorf("%v, want %v", err, fault)
 			}
-			expect(begun)
+			if at == 2 {
+				heard = []ocispec.Descriptor{b, a}
+			}
+			expect(begun, heard...)
 		}
 	}
 	inner.ReferrersFault = nil
@@ -137,6 +142,68 @@ func TestListsAreKeptWhole(t *testing.T) {
 	closeCache(t, first)
 	s = New(inner, openCache(t, dir), Options{})
 	expect(again, a, b)
+}
+
+// What a list was heard to have before it was left, cut or broken is on the one that
+// is kept, which grows no younger.
+func TestKeptListsMissNothingHeard(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		stop  int   // after so many entries, 0 for never
+		fault error // behind the third entry
+		long  bool
+	}{
+		"left":   {3, nil, false},
+		"cut":    {0, referrerstore.ErrTooManyReferrers, false},
+		"broken": {0, referrerstore.ErrBrokenOff, false},
+		"long":   {0, nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inner := storetest.New("inner")
+			subject := inner.AddImage("registry.example.com/app:v1")
+			moment := time.Unix(1_700_000_000, 0).UTC()
+			s := New(inner, openCache(t, t.TempDir()), Options{Now: func() time.Time { return moment }})
+			first := inner.AddReferrer(subject, "example/a")
+			for _, err := range s.Referrers(t.Context(), subject) {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			begun := moment
+			moment = moment.Add(time.Hour)
+			second, third := inner.AddReferrer(subject, "example/b"), inner.AddReferrer(subject, "example/c")
+			for i := range maxListed {
+				if tt.long {
+					inner.List(subject, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(fmt.Sprint(i)), Size: 1})
+				}
+			}
+			inner.ReferrersFault = func(_ context.Context, _ referrerstore.Subject, yielded int) error {
+				if yielded == 3 {
+					return tt.fault
+				}
+				return nil
+			}
+			n := 0
+			for range s.Referrers(t.Context(), subject) {
+				if n++; n == tt.stop {
+					break
+				}
+			}
+			got, at, known := s.RecallReferrers(subject)
+			for _, want := range []ocispec.Descriptor{second, third} {
+				if !slices.ContainsFunc(got, func(d ocispec.Descriptor) bool { return d.Digest == want.Digest }) {
+					t.Errorf("%s is not among %d entries", want.Digest, len(got))
+				}
+			}
+			if !known || !at.Equal(begun) {
+				t.Errorf("of %s (%t), want %s", at, known, begun)
+			}
+			if !tt.long && (len(got) != 3 || !slices.ContainsFunc(got, func(d ocispec.Descriptor) bool { return d.Digest == first.Digest })) {
+				t.Errorf("%d entries, want what was kept and what came", len(got))
+			}
+		})
+	}
 }
 
 // A list beyond what is kept goes through, and is not kept.

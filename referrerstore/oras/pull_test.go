@@ -778,3 +778,29 @@ func BenchmarkPullBlob(b *testing.B) {
 		_ = pulled.Body.Close()
 	}
 }
+
+// What a mirror with credentials hands out is not public because the host itself is
+// asked without any.
+func TestAboutMirrors(t *testing.T) {
+	t.Parallel()
+	path := writeFile(t, "config.json", fmt.Sprintf(dockerAuths, "mirror.example.com", base64.StdEncoding.EncodeToString([]byte("robot:secret"))), 0o600)
+	store, err := New(t.Context(), "registry", Options{
+		Mirrors:     map[string][]string{"registry.example.com": {"https://open.example.com", "https://mirror.example.com"}},
+		Credentials: []credential.Entry{{Hosts: []string{"*"}, Type: "dockerConfig", Path: path}},
+	}, Deps{Credentials: kinds()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for host, want := range map[string]string{
+		"registry.example.com": "mirror mirror.example.com/" + store.About("mirror.example.com").Identity,
+		"other.example.com":    "",
+	} {
+		if got := store.About(host).Identity; got != want {
+			t.Errorf("%s: %q, want %q", host, got, want)
+		}
+	}
+	if store.About("mirror.example.com").Identity == "" {
+		t.Error("the mirror is shown nothing")
+	}
+}

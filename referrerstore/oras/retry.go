@@ -114,7 +114,22 @@ func (s *Store) About(host string) referrerstore.HostState {
 	wait, err := c.requests().Throttled()
 	asking, slow := c.asking().Throttled() // most requests need a token first
 	return referrerstore.HostState{
-		Identity: c.key.identity, Unnamed: !s.Names(host),
+		Identity: s.identityFor(host, c), Unnamed: !s.Names(host),
 		Usual: c.requests().Usual(), Throttled: err != nil || slow != nil, Wait: max(wait, asking),
 	}
+}
+
+// identityFor names as whom content of a host is asked for: its own identity, or
+// else the first one that a mirror of it gets to see, which may have been handed
+// what the host itself would not.
+func (s *Store) identityFor(host string, c *client) string {
+	if c.key.identity != "" {
+		return c.key.identity
+	}
+	for _, m := range s.set.mirrors[host] {
+		if of := s.client(m.host).key.identity; of != "" {
+			return "mirror " + m.host + "/" + of
+		}
+	}
+	return ""
 }

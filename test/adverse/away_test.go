@@ -167,3 +167,39 @@ func (a absence) ask(t *testing.T, p *process.Process, pinned, tagged []string, 
 	}
 	return a
 }
+
+// A process that is started anew with what it held proves pinned images again
+// without a request to their registry; then it asks for their lists behind that.
+func TestWarmRestart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, registry.Options{BearerAuth: true})
+	var keys []string
+	for i := range 10 {
+		_, desc := s.image(t, fmt.Sprintf("v%d", i))
+		for range 3 {
+			s.sign(t, desc, s.people.acmeSigner, signing.SignOptions{}, nil)
+		}
+		keys = append(keys, s.Host()+"/app@"+desc.Digest.String())
+	}
+	c := config(t, s)
+	c.Cache = process.Map{}
+	path := must(c.Write(t.TempDir()))(t)
+	binary := must(process.Build(t.Context()))(t)
+	for round := range 3 {
+		p := must(binary.Serve(t.Context(), path))(t)
+		answer := must(p.Ask(t.Context(), keys...))(t)
+		for _, key := range keys {
+			if end := endOf(t, answer, key); !end.allowed {
+				t.Errorf("round %d: %s: %+v", round, key, end)
+			}
+		}
+		asked := s.Stats().Total
+		if err := p.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if (asked == 0) != (round > 0) {
+			t.Errorf("round %d: %d requests to the registry", round, asked)
+		}
+		s.ResetStats()
+	}
+}

@@ -22,6 +22,7 @@ func pictures() []picture {
 		{"warm.svg", warm},
 		{"restart.svg", restart},
 		{"memory.svg", memory},
+		{"pulls.svg", pulls},
 	}
 }
 
@@ -173,4 +174,36 @@ func memory(all []results.Result) (string, bool) {
 		}
 	}
 	return l.String(), len(l.series) > 0
+}
+
+// pulls sets the rates of pulls through Gatehouse beside those of what it is
+// compared with.
+func pulls(all []results.Result) (string, bool) {
+	s := stacks{
+		title: "Pulls through Gatehouse, beside the same clients elsewhere",
+		label: "by the rate of: a registry in memory, the upstream, the upstream, a file server; dashed: bars",
+		parts: []string{"Gatehouse"}, guide: 1, guideText: "theirs",
+	}
+	for _, c := range []struct{ result, figure, title string }{
+		{"pulls/cached", "images", "held"},
+		{"pulls/cold", "images", "cold, on loopback"},
+		{"pulls/far", "images", "cold, 25 ms away"},
+		{"pulls/layer", "held", "256 MiB, held"},
+	} {
+		r, ok := results.Find(all, c.result)
+		f := figure(r, c.figure)
+		if !ok || f.Floor == nil || *f.Floor == 0 {
+			return "", false
+		}
+		least := figure(r, "share").AtLeast
+		switch {
+		case least != nil:
+		case f.AtLeast != nil:
+			least = new(*f.AtLeast / *f.Floor)
+		default:
+			return "", false
+		}
+		s.rows = append(s.rows, stack{c.title, []float64{f.Value / *f.Floor}, fmt.Sprintf("%s of %s %s", short(f.Value), short(*f.Floor), f.Unit), *least})
+	}
+	return s.String(), true
 }

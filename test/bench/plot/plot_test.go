@@ -23,6 +23,7 @@ func sample() []results.Result {
 		{Name: "crypto", Value: 10},
 		{Name: "requests", Value: 54, Floor: new(54.0), AtMost: new(54.0)},
 	}
+	rates := []results.Figure{{Name: "images", Value: 6, Floor: new(10.0)}, {Name: "share", Value: 0.6, AtLeast: new(0.5)}}
 	curve := []results.Series{{Name: "curve", Points: [][2]float64{{0, 0}, {10, 5000}, {20, 10_000}}}}
 	return []results.Result{
 		{Name: "seed/cold", Figures: timed},
@@ -30,6 +31,10 @@ func sample() []results.Result {
 		{Name: "throttled/burst10-retry-after", Series: curve},
 		{Name: "warm", Figures: []results.Figure{{Name: "answers", Value: 9, Floor: new(10.0)}, {Name: "p99", Value: 3, Floor: new(2.0)}}},
 		{Name: "restart/defaults", Series: curve},
+		{Name: "pulls/cached", Figures: rates},
+		{Name: "pulls/cold", Figures: rates},
+		{Name: "pulls/far", Figures: rates},
+		{Name: "pulls/layer", Figures: []results.Figure{{Name: "held", Value: 9, Floor: new(10.0), AtLeast: new(8.0)}}},
 		{Name: "memory/absent", Figures: []results.Figure{{Name: "idle", Value: 20}}, Series: curve},
 	}
 }
