@@ -41,9 +41,13 @@ type Into interface {
 	Source
 	Put(want cache.Want, data []byte) error
 	Obtain(ctx context.Context, want cache.Want, from cache.Source) (*cache.Content, error)
+	tagger
+	SetReferrers(scope cache.Scope, subject digest.Digest, listed []ocispec.Descriptor, at time.Time)
+}
+
+type tagger interface {
 	SetTag(scope cache.Scope, tag string, is cache.Tag)
 	DropTag(scope cache.Scope, tag string)
-	SetReferrers(scope cache.Scope, subject digest.Digest, listed []ocispec.Descriptor, at time.Time)
 }
 
 // Loaded is what was loaded.

@@ -113,10 +113,6 @@ func (x *index) part(by relation, named digest.Digest, e *entry) {
 	}
 }
 
-// parentsOf are the manifests that list a digest, some of which may just be
-// coming or going. The slice is the caller's.
-func (x *index) parentsOf(d digest.Digest) []*entry { return x.kinOf(byList, d) }
-
 // someParentsOf are parents of a digest, but not more than few.
 func (x *index) someParentsOf(d digest.Digest) []*entry {
 	s := x.shard(d)
