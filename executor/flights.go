@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/flight"
 )
@@ -30,19 +32,20 @@ func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, e
 	work := e.works.join(key, pl.req.Lane, now)
 	defer e.works.part(key, pl.req.Lane)
 	ctx, span := e.tracer.join(ctx, "subject")
-	result, err := e.orHeld(ctx, key, pl, func(ctx context.Context) (Result, error) {
-		ctx, stop := leaveEarly(ctx, work)
-		defer stop()
-		return e.subjects.Do(ctx, key, func(own context.Context) (Result, error) {
-			e.works.join(key, referrerstore.LaneBackground, now)
-			defer e.works.part(key, referrerstore.LaneBackground)
-			result, err := e.find(referrerstore.WithWork(e.tracer.aboard(own, span), work), pl)
-			if pl.mayStandIn() && !isAway(err) && own.Err() == nil {
-				e.standIns.answered(key, time.Now())
-			}
-			return result, err
+	begin := e.beginning(key, pl, work, span, now)
+	var result Result
+	var err error
+	if pl.mayStandIn() {
+		result, err = e.orHeld(ctx, key, pl, func(ctx context.Context) (Result, error) {
+			ctx, stop := leaveEarly(ctx, work)
+			defer stop()
+			return e.subjects.Do(ctx, key, e.heard(key, begin))
 		})
-	})
+	} else { // thousands may wait here: a frame more would double their stacks
+		early, stop := leaveEarly(ctx, work)
+		result, err = e.subjects.Do(early, key, begin)
+		stop()
+	}
 	result.Request, result.Rule = pl.req, pl.rule.Name
 	if result.Proof != 0 {
 		e.touch(pl, result, now.Round(0))
@@ -57,6 +60,26 @@ func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, e
 	}
 	finishSubject(span, result, err)
 	return result, err
+}
+
+// beginning is the work on a request, for whoever is the first to want it.
+func (e *Executor) beginning(key flightKey, pl plan, work *referrerstore.Work, span trace.Span, now time.Time) func(context.Context) (Result, error) {
+	return func(own context.Context) (Result, error) {
+		e.works.join(key, referrerstore.LaneBackground, now)
+		defer e.works.part(key, referrerstore.LaneBackground)
+		return e.find(referrerstore.WithWork(e.tracer.aboard(own, span), work), pl)
+	}
+}
+
+// heard is find with a note of what the registry answered, if it did.
+func (e *Executor) heard(key flightKey, find func(context.Context) (Result, error)) func(context.Context) (Result, error) {
+	return func(own context.Context) (Result, error) {
+		result, err := find(own)
+		if !isAway(err) && own.Err() == nil {
+			e.standIns.answered(key, time.Now())
+		}
+		return result, err
+	}
 }
 
 // leaveEarly ends the wait for a work as soon as it is sure not to be done by

@@ -223,8 +223,8 @@ func (p *pull) end(err error) {
 		err = context.Cause(p.ctx)
 	}
 	p.cancel(nil)
-	p.change(func() { p.err = errors.Join(p.err, err) })
-	p.announce()
+	// It is forgotten before its waiters know: whoever asks again after that begins
+	// another, and does not meet this one's error.
 	all := &p.cache.pullsUnderWay
 	all.mu.Lock()
 	p.over = true
@@ -234,6 +234,8 @@ func (p *pull) end(err error) {
 	p.forget()
 	alone := p.followers == 0
 	all.mu.Unlock()
+	p.change(func() { p.err = errors.Join(p.err, err) })
+	p.announce()
 	if alone {
 		p.closeFile()
 	}
