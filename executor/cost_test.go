@@ -19,8 +19,8 @@ func TestNoTracerCostsNothing(t *testing.T) {
 		own, span = e.tracer.join(ctx, "subject")
 		own = e.tracer.aboard(own, span)
 		finishArtifact(span, source{}, []verifier.Report{{Verifier: "v"}})
-		finishList(span, plan{}, nil, 1, errDecided)
-		finishResolve(span, plan{}, errDecided)
+		finishList(span, &plan{}, nil, 1, errDecided)
+		finishResolve(span, &plan{}, errDecided)
 		finishSubject(span, Result{}, errDecided)
 		if own != ctx {
 			t.Error("a context was made for nothing")

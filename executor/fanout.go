@@ -28,7 +28,7 @@ const requestsPerArtifact = 2
 // Groups carry lifetimes, never verdicts: the goroutines below return nil and
 // write into slots that listing gave them.
 type gathering struct {
-	pl      plan
+	pl      *plan
 	serving []referrerstore.Store
 	known
 	cancel context.CancelCauseFunc
@@ -72,7 +72,7 @@ type listState struct {
 	waiting, running int // of the slots that this store's goroutine starts
 }
 
-func newGathering(pl plan, subject referrerstore.Subject, with known) *gathering {
+func newGathering(pl *plan, subject referrerstore.Subject, with known) *gathering {
 	g := &gathering{
 		pl: pl, serving: pl.serving, known: with,
 		start: time.Now(), resolved: make(chan struct{}), subject: subject,

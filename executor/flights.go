@@ -27,7 +27,7 @@ func mayLinger(key flightKey) bool { return !key.unnamed }
 
 // await joins the work on the request, or begins it, and waits until it is done
 // or ctx ends, or until it is sure that ctx will end first.
-func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, error) {
+func (e *Executor) await(ctx context.Context, pl *plan, now time.Time) (Result, error) {
 	key := flightKey{ref: pl.req.Reference, rule: pl.about.rule, unnamed: pl.unnamed}
 	work := e.works.join(key, pl.req.Lane, now)
 	defer e.works.part(key, pl.req.Lane)
@@ -63,7 +63,7 @@ func (e *Executor) await(ctx context.Context, pl plan, now time.Time) (Result, e
 }
 
 // beginning is the work on a request, for whoever is the first to want it.
-func (e *Executor) beginning(key flightKey, pl plan, work *referrerstore.Work, span trace.Span, now time.Time) func(context.Context) (Result, error) {
+func (e *Executor) beginning(key flightKey, pl *plan, work *referrerstore.Work, span trace.Span, now time.Time) func(context.Context) (Result, error) {
 	return func(own context.Context) (Result, error) {
 		e.works.join(key, referrerstore.LaneBackground, now)
 		defer e.works.part(key, referrerstore.LaneBackground)
@@ -99,7 +99,7 @@ func leaveEarly(ctx context.Context, work *referrerstore.Work) (context.Context,
 }
 
 // touch notes that a result was read from a proof after all.
-func (e *Executor) touch(pl plan, result Result, now time.Time) {
+func (e *Executor) touch(pl *plan, result Result, now time.Time) {
 	key := pl.key(result.Subject)
 	if held, ok := e.memory.proof(key); ok && held.id == result.Proof {
 		e.used(key, held, pl, now)
@@ -107,7 +107,7 @@ func (e *Executor) touch(pl plan, result Result, now time.Time) {
 }
 
 // late says why time ran out, if that is the registry's bound on the rate.
-func (e *Executor) late(pl plan, err error) error {
+func (e *Executor) late(pl *plan, err error) error {
 	host := pl.req.Reference.Registry
 	about := referrerstore.About(pl.serving[0], host)
 	if !about.Throttled || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, referrerstore.ErrRateLimited) {
@@ -127,7 +127,7 @@ func (e *Executor) panicked(ctx context.Context, value any, stack []byte, req Re
 
 // find resolves the reference and joins the work on its subject, or begins it:
 // other references may lead to the same.
-func (e *Executor) find(ctx context.Context, pl plan) (Result, error) {
+func (e *Executor) find(ctx context.Context, pl *plan) (Result, error) {
 	leave, err := e.enter(ctx, pl)
 	if err != nil {
 		return pl.result(), err
@@ -153,7 +153,7 @@ func (e *Executor) find(ctx context.Context, pl plan) (Result, error) {
 
 // settle joins the work on a subject, or begins it. The same digest met under
 // another media type is another subject.
-func (e *Executor) settle(ctx context.Context, pl plan, subject referrerstore.Subject) (Result, error) {
+func (e *Executor) settle(ctx context.Context, pl *plan, subject referrerstore.Subject) (Result, error) {
 	key, mediaType := pl.key(subject), subject.Descriptor.MediaType
 	result, err := e.share(ctx, key, pl, subject)
 	if found := result.Subject.Descriptor.MediaType; mediaType == "" || found == "" || found == mediaType {
@@ -163,7 +163,7 @@ func (e *Executor) settle(ctx context.Context, pl plan, subject referrerstore.Su
 	return e.share(ctx, key, pl, subject)
 }
 
-func (e *Executor) share(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject) (Result, error) {
+func (e *Executor) share(ctx context.Context, key proofKey, pl *plan, subject referrerstore.Subject) (Result, error) {
 	now := time.Now()
 	work := e.proving.join(key, referrerstore.LaneBackground, now)
 	defer e.proving.part(key, referrerstore.LaneBackground)
@@ -179,7 +179,7 @@ func (e *Executor) share(ctx context.Context, key proofKey, pl plan, subject ref
 }
 
 // enter waits for a place among the subjects of the host.
-func (e *Executor) enter(ctx context.Context, pl plan) (leave func(), err error) {
+func (e *Executor) enter(ctx context.Context, pl *plan) (leave func(), err error) {
 	ctx, span := e.tracer.start(ctx, "wait for a place")
 	leave, err = e.hosts.enter(ctx, pl.req.Reference.Registry)
 	finish(span, pl, err)
@@ -189,7 +189,7 @@ func (e *Executor) enter(ctx context.Context, pl plan) (leave func(), err error)
 // resolve finds what a tag means, at most once at a time. What a pinned
 // reference means is known but for its type and size, which are asked for
 // beside the list of its artifacts.
-func (e *Executor) resolve(ctx context.Context, pl plan) (referrerstore.Subject, error) {
+func (e *Executor) resolve(ctx context.Context, pl *plan) (referrerstore.Subject, error) {
 	ref := pl.req.Reference
 	if ref.Digest != "" {
 		return unresolved(ref), nil
@@ -203,7 +203,7 @@ func (e *Executor) resolve(ctx context.Context, pl plan) (referrerstore.Subject,
 // lookUp asks the store. The first store listed answers for the host; its error
 // is the answer, or a second store could vouch for what the first one does not
 // have.
-func (e *Executor) lookUp(ctx context.Context, pl plan) (referrerstore.Subject, error) {
+func (e *Executor) lookUp(ctx context.Context, pl *plan) (referrerstore.Subject, error) {
 	ref, work := pl.req.Reference, referrerstore.WorkOf(ctx)
 	ctx, span := e.tracer.join(ctx, "resolve")
 	subject, err := e.resolves.Do(ctx, ref, func(own context.Context) (referrerstore.Subject, error) {

@@ -22,7 +22,7 @@ type heldEvidence struct {
 
 // recallEvidence is what is held of a subject. Where one store does not remember
 // its list there is none: nobody knows what would be on it.
-func recallEvidence(pl plan, subject referrerstore.Subject, now time.Time) (*heldEvidence, bool) {
+func recallEvidence(pl *plan, subject referrerstore.Subject, now time.Time) (*heldEvidence, bool) {
 	ev := &heldEvidence{subject: subject, lists: make([][]ocispec.Descriptor, len(pl.serving)), since: now}
 	for i, s := range pl.serving {
 		store, ok := s.(referrerstore.Recalling)
@@ -59,7 +59,7 @@ func (ev *heldEvidence) date(at time.Time) {
 }
 
 // recallSubject is what a reference led to when the registry was asked last.
-func recallSubject(pl plan, now time.Time) (referrerstore.Subject, time.Time, bool) {
+func recallSubject(pl *plan, now time.Time) (referrerstore.Subject, time.Time, bool) {
 	store, ok := pl.serving[0].(referrerstore.Recalling)
 	if !ok {
 		return referrerstore.Subject{}, time.Time{}, false
@@ -84,7 +84,7 @@ func ahead(at, now time.Time) bool { return at.After(now.Add(time.Minute)) }
 // only an allowance comes of it: the proof is then kept as if it were as old as
 // they are, and renewed as such a one is. Otherwise hearsay has what was found
 // out, for whoever asks the registry.
-func (e *Executor) revive(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject, begun time.Time) (result Result, hearsay *proof, ok bool) {
+func (e *Executor) revive(ctx context.Context, key proofKey, pl *plan, subject referrerstore.Subject, begun time.Time) (result Result, hearsay *proof, ok bool) {
 	if !e.memory.remembersProofs() {
 		return Result{}, nil, false
 	}
@@ -116,7 +116,7 @@ func (e *Executor) revive(ctx context.Context, key proofKey, pl plan, subject re
 // reviving bounds how long that may take where something may stand in for the
 // registry: before its silence is told from that of others, it must have been asked.
 // It sets no deadline, which would have verifiers ask others for less long.
-func (e *Executor) reviving(ctx context.Context, pl plan) (context.Context, context.CancelFunc) {
+func (e *Executor) reviving(ctx context.Context, pl *plan) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	if pl.down.UseHeld <= 0 {
 		return ctx, cancel

@@ -33,7 +33,7 @@ type memory struct {
 	store      ProofStore // nil keeps nothing beyond the replica
 	proofs     *otter.Cache[proofKey, *remembered]
 	subjects   *otter.Cache[referrerstore.Reference, resolved]
-	plans      *otter.Cache[Request, plan] // of which nothing changes
+	plans      *otter.Cache[Request, *plan] // of which nothing changes
 	tagTTL     time.Duration
 	ids        atomic.Uint64
 }
@@ -42,7 +42,7 @@ type memory struct {
 // asked again.
 type remembered struct {
 	*proof
-	plan plan
+	plan *plan
 	// superseded says that there is a later proof, or that this one is gone.
 	superseded atomic.Bool
 }
@@ -82,9 +82,9 @@ func newMemory(opts Options) *memory {
 		},
 		Executor: func(task func()) { task() },
 	})
-	m.plans = otter.Must(&otter.Options[Request, plan]{
+	m.plans = otter.Must(&otter.Options[Request, *plan]{
 		MaximumWeight: plansBytes,
-		Weigher: func(req Request, _ plan) uint32 {
+		Weigher: func(req Request, _ *plan) uint32 {
 			const overhead = 480
 			return uint32(overhead + len(req.Reference.Registry) + len(req.Reference.Repository) + len(req.Reference.Tag) + len(req.Namespace)) //nolint:gosec // references are bounded
 		},
@@ -103,7 +103,7 @@ func (m *memory) proof(key proofKey) (*remembered, bool) {
 
 // fetch looks where proofs are kept for one that is later than what the replica
 // has, which may be nil.
-func (m *memory) fetch(ctx context.Context, key proofKey, held *remembered, pl plan) (*remembered, error) {
+func (m *memory) fetch(ctx context.Context, key proofKey, held *remembered, pl *plan) (*remembered, error) {
 	if m.store == nil || !m.remembersProofs() {
 		return nil, nil
 	}
@@ -127,7 +127,7 @@ func (m *memory) fetch(ctx context.Context, key proofKey, held *remembered, pl p
 	return m.replicate(key, p, pl), nil
 }
 
-func (m *memory) replicate(key proofKey, p *proof, pl plan) *remembered {
+func (m *memory) replicate(key proofKey, p *proof, pl *plan) *remembered {
 	p.id = m.ids.Add(1)
 	r := &remembered{proof: p, plan: pl}
 	former, ok := m.proofs.GetIfPresent(key)
@@ -142,7 +142,7 @@ func (m *memory) replicate(key proofKey, p *proof, pl plan) *remembered {
 }
 
 // keep puts a proof where proofs are kept.
-func (m *memory) keep(ctx context.Context, key proofKey, p *proof, pl plan) error {
+func (m *memory) keep(ctx context.Context, key proofKey, p *proof, pl *plan) error {
 	if !m.remembersProofs() {
 		return nil
 	}

@@ -18,7 +18,7 @@ var errNotHeld = errors.New("what is held does not allow it")
 
 // mayStandIn says whether the configuration lets what is held stand in for the
 // registry.
-func (p plan) mayStandIn() bool {
+func (p *plan) mayStandIn() bool {
 	return p.down.UseHeld > 0 && (p.req.Reference.Digest != "" || p.down.Tags)
 }
 
@@ -35,7 +35,7 @@ func of(result Result, err error) outcome { return outcome{result: result, err: 
 type race struct {
 	e    *Executor
 	key  flightKey
-	pl   plan
+	pl   *plan
 	both sync.WaitGroup
 	// asked has what the registry came to, stood what is held.
 	asked, stood chan outcome
@@ -45,7 +45,7 @@ type race struct {
 // held is decided from in its place: the registry's answer counts whatever it
 // is, of what is held an allowance only. What the registry still owes is waited
 // for behind an answer that did without.
-func (e *Executor) orHeld(ctx context.Context, key flightKey, pl plan, ask func(context.Context) (Result, error)) (Result, error) {
+func (e *Executor) orHeld(ctx context.Context, key flightKey, pl *plan, ask func(context.Context) (Result, error)) (Result, error) {
 	if !pl.mayStandIn() {
 		return ask(ctx)
 	}
@@ -153,7 +153,7 @@ func (r *race) decide(answer, instead outcome, begun time.Time) outcome {
 
 // patience is for how long a registry may keep silent: for no time at all where it
 // would not even be asked before it is over.
-func (e *Executor) patience(ctx context.Context, pl plan) time.Duration {
+func (e *Executor) patience(ctx context.Context, pl *plan) time.Duration {
 	patience := e.opts.HeldAfter
 	if deadline, ok := ctx.Deadline(); ok {
 		patience = min(patience, time.Until(deadline)/2)

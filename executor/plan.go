@@ -24,12 +24,16 @@ type plan struct {
 
 // plan finds the rule and the stores for a request, or what it found before.
 // Where they alone decide, the result is whole.
-func (e *Executor) plan(req Request, now time.Time) (plan, Result, bool) {
+func (e *Executor) plan(req Request, now time.Time) (*plan, Result, bool) {
 	key := req
 	key.Lane = referrerstore.LaneAdmission // whoever asks
 	if pl, ok := e.memory.plans.GetIfPresent(key); ok {
-		pl.req = req
-		return pl, Result{}, false
+		if pl.req == req {
+			return pl, Result{}, false
+		}
+		other := *pl
+		other.req = req
+		return &other, Result{}, false
 	}
 	pl, result, decided := e.newPlan(req, now)
 	if !decided {
@@ -38,24 +42,24 @@ func (e *Executor) plan(req Request, now time.Time) (plan, Result, bool) {
 	return pl, result, decided
 }
 
-func (e *Executor) newPlan(req Request, now time.Time) (plan, Result, bool) {
+func (e *Executor) newPlan(req Request, now time.Time) (*plan, Result, bool) {
 	result := Result{Request: req}
 	rule, found, err := e.policy.Match(req.Reference, req.Namespace)
 	if err != nil {
-		return plan{}, result.denied(err), true
+		return nil, result.denied(err), true
 	}
 	if !found {
-		return plan{}, result.denied(ErrNoRule), true
+		return nil, result.denied(ErrNoRule), true
 	}
 	result.Rule = rule.Name
 	if rule.Exemption != nil {
-		return plan{}, exempt(result, rule.Exemption, now), true
+		return nil, exempt(result, rule.Exemption, now), true
 	}
 	serving := e.serving(req.Reference.Registry)
 	if len(serving) == 0 {
-		return plan{}, result.denied(ErrNoStore), true
+		return nil, result.denied(ErrNoStore), true
 	}
-	pl := plan{req: req, rule: rule, serving: serving, recent: &recent{}, allowed: e.metrics.allowed(rule.Name), about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository, rule: rule.Name}}
+	pl := &plan{req: req, rule: rule, serving: serving, recent: &recent{}, allowed: e.metrics.allowed(rule.Name), about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository, rule: rule.Name}}
 	pl.about.identity = identity(serving, req.Reference.Registry)
 	pl.unnamed = referrerstore.About(serving[0], req.Reference.Registry).Unnamed
 	if e.opts.Down != nil {
@@ -76,9 +80,9 @@ func identity(serving []referrerstore.Store, host string) string {
 	return all.String()
 }
 
-func (p plan) result() Result { return Result{Request: p.req, Rule: p.rule.Name} }
+func (p *plan) result() Result { return Result{Request: p.req, Rule: p.rule.Name} }
 
-func (p plan) key(subject referrerstore.Subject) proofKey {
+func (p *plan) key(subject referrerstore.Subject) proofKey {
 	key := p.about
 	key.digest = subject.Descriptor.Digest
 	return key

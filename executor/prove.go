@@ -15,7 +15,7 @@ import (
 // prove finds out what is to be known of a subject, beyond what is remembered,
 // keeps it, and reads the decision from it. Anew says that the list of artifacts
 // is to be asked for even if one is remembered.
-func (e *Executor) prove(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject, anew bool) (Result, error) {
+func (e *Executor) prove(ctx context.Context, key proofKey, pl *plan, subject referrerstore.Subject, anew bool) (Result, error) {
 	begun := time.Now().Round(0)
 	prior, result, ok := e.before(ctx, key, pl, subject, begun)
 	if ok && !anew {
@@ -40,7 +40,7 @@ func (e *Executor) prove(ctx context.Context, key proofKey, pl plan, subject ref
 }
 
 // ask gathers what the registry says now.
-func (e *Executor) ask(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject, with known) *gathering {
+func (e *Executor) ask(ctx context.Context, key proofKey, pl *plan, subject referrerstore.Subject, with known) *gathering {
 	g := newGathering(pl, subject, with)
 	defer e.asking.enter(key, g)()
 	e.gather(ctx, g)
@@ -57,7 +57,7 @@ func sameContent(a, b ocispec.Descriptor) bool {
 
 // before finds what was proven before: in the replica, or else where others may
 // have put a later proof. True says that it is enough.
-func (e *Executor) before(ctx context.Context, key proofKey, pl plan, subject referrerstore.Subject, now time.Time) (*proof, Result, bool) {
+func (e *Executor) before(ctx context.Context, key proofKey, pl *plan, subject referrerstore.Subject, now time.Time) (*proof, Result, bool) {
 	held, known := e.memory.proof(key)
 	if known {
 		if result, ok := e.read(pl, subject, held.proof, now); ok {
@@ -85,7 +85,7 @@ const keepTimeout = 2 * time.Second
 
 // keep remembers a proof, unless the configuration that it rests on has been
 // retired meanwhile.
-func (e *Executor) keep(ctx context.Context, key proofKey, p *proof, pl plan) {
+func (e *Executor) keep(ctx context.Context, key proofKey, p *proof, pl *plan) {
 	if p == nil || e.closed.Load() {
 		return
 	}
@@ -100,7 +100,7 @@ func (e *Executor) keep(ctx context.Context, key proofKey, p *proof, pl plan) {
 }
 
 // conclude reads the result from what was gathered.
-func (e *Executor) conclude(ctx context.Context, pl plan, g *gathering) (Result, error) {
+func (e *Executor) conclude(ctx context.Context, pl *plan, g *gathering) (Result, error) {
 	result := pl.result()
 	if errors.Is(g.lost, referrerstore.ErrNotFound) {
 		return result.denied(g.lost), nil

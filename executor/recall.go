@@ -45,7 +45,7 @@ const recentFor = time.Second
 
 // recall reads the result from what is remembered. What is in use and has aged
 // is refreshed behind it.
-func (e *Executor) recall(pl plan, now time.Time) (Result, bool) {
+func (e *Executor) recall(pl *plan, now time.Time) (Result, bool) {
 	now = now.Round(0)
 	way, held := pl.recent.follow(now)
 	if held == nil {
@@ -81,7 +81,7 @@ func (r *recent) follow(now time.Time) (*found, *remembered) {
 
 // lookFor finds the way to a proof, nil if there is none, or that the reference
 // leads nowhere.
-func (e *Executor) lookFor(pl plan, now time.Time) (*found, *remembered, error) {
+func (e *Executor) lookFor(pl *plan, now time.Time) (*found, *remembered, error) {
 	ref := pl.req.Reference
 	way := &found{subject: unresolved(ref), until: now.Add(recentFor)}
 	led, ok := e.memory.subject(ref, now)
@@ -106,7 +106,7 @@ func (e *Executor) lookFor(pl plan, now time.Time) (*found, *remembered, error) 
 }
 
 // read lets the policy decide on a proof.
-func (e *Executor) read(pl plan, subject referrerstore.Subject, p *proof, now time.Time) (Result, bool) {
+func (e *Executor) read(pl *plan, subject referrerstore.Subject, p *proof, now time.Time) (Result, bool) {
 	if subject.Descriptor.MediaType != "" && subject.Descriptor.MediaType != p.subject.MediaType {
 		return Result{}, false // the same bytes under another type are another thing
 	}

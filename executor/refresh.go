@@ -51,7 +51,7 @@ func (r *refreshes) leave(host string) {
 }
 
 // used notes that a proof was read, and refreshes it if its list has aged.
-func (e *Executor) used(key proofKey, held *remembered, pl plan, now time.Time) {
+func (e *Executor) used(key proofKey, held *remembered, pl *plan, now time.Time) {
 	if pl.req.Lane != referrerstore.LaneAdmission {
 		return
 	}

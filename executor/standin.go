@@ -21,7 +21,7 @@ const (
 
 // standIn decides from what is held, once for all who ask for it at a time. An
 // error says that it allows nothing.
-func (e *Executor) standIn(ctx context.Context, key flightKey, pl plan) (Result, error) {
+func (e *Executor) standIn(ctx context.Context, key flightKey, pl *plan) (Result, error) {
 	ctx, span := e.tracer.join(ctx, "decide from what is held")
 	defer span.End()
 	deadline, bounded := ctx.Deadline()
@@ -45,7 +45,7 @@ func (e *Executor) standIn(ctx context.Context, key flightKey, pl plan) (Result,
 
 // decideHeld judges what is held anew, by the policy and the trust of now. What
 // comes of it is in no proof: it is no knowledge of what the registry has.
-func (e *Executor) decideHeld(ctx context.Context, pl plan) (Result, error) {
+func (e *Executor) decideHeld(ctx context.Context, pl *plan) (Result, error) {
 	ev, ok := e.heldFor(pl, time.Now().Round(0))
 	if !ok {
 		return Result{}, errNotHeld
@@ -69,7 +69,7 @@ func (e *Executor) decideHeld(ctx context.Context, pl plan) (Result, error) {
 }
 
 // heldFor is what is held for a request, if it is young enough.
-func (e *Executor) heldFor(pl plan, now time.Time) (*heldEvidence, bool) {
+func (e *Executor) heldFor(pl *plan, now time.Time) (*heldEvidence, bool) {
 	subject, at, ok := e.leads(pl, now)
 	if !ok {
 		return nil, false
@@ -87,7 +87,7 @@ func (e *Executor) heldFor(pl plan, now time.Time) (*heldEvidence, bool) {
 
 // leads is where a reference led to when the registry was asked last, however long
 // ago, unless it has said otherwise since.
-func (e *Executor) leads(pl plan, now time.Time) (referrerstore.Subject, time.Time, bool) {
+func (e *Executor) leads(pl *plan, now time.Time) (referrerstore.Subject, time.Time, bool) {
 	subject, at, ok := recallSubject(pl, now)
 	if !ok {
 		return referrerstore.Subject{}, time.Time{}, false
@@ -101,7 +101,7 @@ func (e *Executor) leads(pl plan, now time.Time) (referrerstore.Subject, time.Ti
 
 // standsUntil is how long a result from what is held is believed: briefly, and
 // not beyond the end of anything that it rests on.
-func (e *Executor) standsUntil(pl plan, result Result, now time.Time) time.Time {
+func (e *Executor) standsUntil(pl *plan, result Result, now time.Time) time.Time {
 	until := earlier(now.Add(min(e.memory.terms.DeniedTTL, standInFor)), result.Held.Since.Add(pl.down.UseHeld))
 	for _, r := range result.Reports {
 		if r.Outcome == verifier.Passed && !r.ValidUntil.IsZero() {

@@ -86,7 +86,7 @@ func failed(span trace.Span, r Result, err error) {
 
 // finishResolve ends the span of a look-up. That there is no such image is what
 // was to be found out.
-func finishResolve(span trace.Span, pl plan, err error) {
+func finishResolve(span trace.Span, pl *plan, err error) {
 	if errors.Is(err, referrerstore.ErrNotFound) && span.IsRecording() {
 		span.SetAttributes(attrCode.String(string(CodeSubjectNotFound)))
 		err = nil
@@ -95,7 +95,7 @@ func finishResolve(span trace.Span, pl plan, err error) {
 }
 
 // finish ends a step's span.
-func finish(span trace.Span, pl plan, err error) {
+func finish(span trace.Span, pl *plan, err error) {
 	failed(span, Result{Request: pl.req}, err)
 	span.End()
 }
@@ -117,7 +117,7 @@ func finishSubject(span trace.Span, r Result, err error) {
 
 // finishList ends the span of a list of referrers. That the decision cut it
 // short, or a bound did, is no failure.
-func finishList(span trace.Span, pl plan, store referrerstore.Store, listed int, err error) {
+func finishList(span trace.Span, pl *plan, store referrerstore.Store, listed int, err error) {
 	if span.IsRecording() {
 		span.SetAttributes(attrStore.String(store.Name()), attrListed.Int(listed))
 		if !errors.Is(err, errDecided) && !errors.Is(err, referrerstore.ErrTooManyReferrers) {
