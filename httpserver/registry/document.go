@@ -11,14 +11,16 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
 // Media types of manifests beside those of the image specification.
 const (
-	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	typeDockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
-	typeArtifact       = "application/vnd.oci.artifact.manifest.v1+json"
-	typeORAS           = "application/vnd.cncf.oras.artifact.manifest.v1+json"
+	typeDockerManifest = referrerstore.MediaTypeDockerManifest
+	typeDockerIndex    = referrerstore.MediaTypeDockerIndex
+	typeArtifact       = referrerstore.MediaTypeArtifact
+	typeORAS           = referrerstore.MediaTypeORAS
 )
 
 const (

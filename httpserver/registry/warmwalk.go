@@ -6,6 +6,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
 // describes is the annotation by which an entry of an index, whose own platform is
@@ -146,21 +148,11 @@ func chooseFrom(entries []ocispec.Descriptor, chosen func(ocispec.Platform) bool
 	}
 	var all []ocispec.Descriptor
 	for _, e := range entries {
-		if isManifestType(e.MediaType) && (meant[e.Digest] || meant[digest.Digest(e.Annotations[describes])]) {
+		if referrerstore.IsManifest(e.MediaType) && (meant[e.Digest] || meant[digest.Digest(e.Annotations[describes])]) {
 			all = append(all, e)
 		}
 	}
 	return all
-}
-
-// isManifestType says whether registries serve the media type as a manifest.
-func isManifestType(mediaType string) bool {
-	switch mediaType {
-	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, typeDockerManifest, typeDockerIndex, typeArtifact:
-		return true
-	default:
-		return false
-	}
 }
 
 // note takes in the blobs that a manifest lists.
@@ -187,7 +179,7 @@ func (w *warming) referrers(of []digest.Digest) ([]ocispec.Descriptor, error) {
 			return nil, fmt.Errorf("referrers of %s: %w", subject, err)
 		}
 		for _, desc := range listed {
-			if isManifestType(desc.MediaType) && !w.known[desc.Digest] {
+			if referrerstore.IsManifest(desc.MediaType) && !w.known[desc.Digest] {
 				all = append(all, desc)
 			}
 		}

@@ -27,13 +27,13 @@ package archive
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/cache"
 )
 
@@ -132,29 +132,17 @@ func (e *MissingError) orNil() error {
 }
 
 const (
-	mediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	mediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	mediaTypeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 	mediaTypeDockerLayer    = "application/vnd.docker.image.rootfs.diff.tar"
 	mediaTypeDockerLayerZip = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-	mediaTypeArtifact       = "application/vnd.oci.artifact.manifest.v1+json"
-	mediaTypeORAS           = "application/vnd.cncf.oras.artifact.manifest.v1+json"
 )
 
 func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == mediaTypeDockerList
-}
-
-// isManifest says whether the media type is served as a manifest; all else is a
-// blob.
-func isManifest(mediaType string) bool {
-	return isIndex(mediaType) || slices.Contains([]string{
-		ocispec.MediaTypeImageManifest, mediaTypeDockerManifest, mediaTypeArtifact, mediaTypeORAS,
-	}, mediaType)
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == referrerstore.MediaTypeDockerIndex
 }
 
 func kindOf(mediaType string) cache.Kind {
-	if isManifest(mediaType) {
+	if referrerstore.IsManifest(mediaType) {
 		return cache.Manifest
 	}
 	return cache.Blob

@@ -79,7 +79,7 @@ func (l *dockerLayout) add(ctx context.Context, image dockerImage, hashed map[st
 	if len(diffIDs) != len(image.Layers) {
 		return ocispec.Descriptor{}, fmt.Errorf("%w: %d layers, of which the config has %d", ErrInvalid, len(image.Layers), len(diffIDs))
 	}
-	manifest := ocispec.Manifest{MediaType: mediaTypeDockerManifest, Config: config, Layers: []ocispec.Descriptor{}}
+	manifest := ocispec.Manifest{MediaType: referrerstore.MediaTypeDockerManifest, Config: config, Layers: []ocispec.Descriptor{}}
 	manifest.SchemaVersion = 2
 	for i, name := range image.Layers {
 		layer, ok := hashed[name]

@@ -79,7 +79,7 @@ func expectDocker(t *testing.T, c *cache.Cache, image Image) {
 	if err := json.Unmarshal(read(manifest.Config, cache.Blob), &config); err != nil {
 		t.Fatal(err)
 	}
-	if manifest.MediaType != mediaTypeDockerManifest || manifest.SchemaVersion != 2 || manifest.Config.MediaType != mediaTypeDockerConfig || len(manifest.Layers) != len(config.RootFS.DiffIDs) {
+	if manifest.MediaType != referrerstore.MediaTypeDockerManifest || manifest.SchemaVersion != 2 || manifest.Config.MediaType != mediaTypeDockerConfig || len(manifest.Layers) != len(config.RootFS.DiffIDs) {
 		t.Errorf("manifest %+v", manifest)
 	}
 	for i, layer := range manifest.Layers {

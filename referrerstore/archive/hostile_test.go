@@ -67,7 +67,7 @@ func TestLoadHostile(t *testing.T) {
 			c.list(named(image, app))
 		}, ErrInvalid},
 		"another media type": {func(c tree, image ocispec.Descriptor) {
-			image.MediaType = mediaTypeDockerManifest
+			image.MediaType = referrerstore.MediaTypeDockerManifest
 			c.list(named(image, app))
 		}, ErrInvalid},
 		"index and manifest": {func(c tree, image ocispec.Descriptor) {

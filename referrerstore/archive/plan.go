@@ -103,7 +103,7 @@ func layoutRoots(from files, data []byte, images []dockerImage) ([]*root, error)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", indexFile, err)
 		}
-		if !isManifest(desc.MediaType) {
+		if !referrerstore.IsManifest(desc.MediaType) {
 			continue // the image specification: not an error
 		}
 		r, ok := byDigest[desc.Digest]
@@ -321,7 +321,7 @@ func (p *plan) walkInto(ctx context.Context, from files, scope cache.Scope, desc
 		if err != nil {
 			return err
 		}
-		if isManifest(child.MediaType) {
+		if referrerstore.IsManifest(child.MediaType) {
 			return fmt.Errorf("%w: a manifest lists the manifest %s as its content", ErrInvalid, child.Digest)
 		}
 		if err := p.walk(ctx, from, scope, child, depth); err != nil {

@@ -52,7 +52,7 @@ func (s *Store) Fetch(ctx context.Context, subject referrerstore.Subject, desc o
 func (s *Store) fetch(ctx context.Context, subject referrerstore.Subject, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	scope := s.scope(subject.Reference)
 	want := cache.Want{Scope: scope, Digest: desc.Digest, Kind: cache.Blob, Size: desc.Size}
-	if isManifest(desc.MediaType) {
+	if referrerstore.IsManifest(desc.MediaType) {
 		want.Kind, want.MediaType = cache.Manifest, desc.MediaType
 		if desc.Size > cache.MaxManifest {
 			return nil, referrerstore.ErrTooLarge

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -70,16 +69,4 @@ func (s *Store) recallDigest(scope cache.Scope, d digest.Digest) (ocispec.Descri
 	defer func() { _ = held.Close() }() // nothing was read
 	desc := ocispec.Descriptor{MediaType: held.MediaType(), Digest: d, Size: held.Size()}
 	return desc, held.Created(), desc.MediaType != "" && desc.Size >= 0
-}
-
-// isManifest says whether registries serve the media type as a manifest; all else
-// is a blob.
-func isManifest(mediaType string) bool {
-	return slices.Contains([]string{
-		ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex,
-		"application/vnd.docker.distribution.manifest.v2+json",
-		"application/vnd.docker.distribution.manifest.list.v2+json",
-		"application/vnd.oci.artifact.manifest.v1+json",
-		"application/vnd.cncf.oras.artifact.manifest.v1+json",
-	}, mediaType)
 }

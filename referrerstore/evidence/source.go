@@ -66,7 +66,7 @@ func (f *source) pull(ctx context.Context, offset int64) (referrerstore.Pulled, 
 		return referrerstore.Pulled{}, err
 	}
 	pulled := referrerstore.Pulled{Body: unproven{stream}, Offset: offset, Size: f.desc.Size}
-	if isManifest(f.desc.MediaType) {
+	if referrerstore.IsManifest(f.desc.MediaType) {
 		pulled.MediaType, pulled.Digest = f.desc.MediaType, f.desc.Digest
 	}
 	return pulled, nil
@@ -96,7 +96,7 @@ func (f *source) Confirm(ctx context.Context, _ cache.Want) error {
 
 func (f *source) confirm(ctx context.Context) error {
 	ref := f.subject.Reference
-	if isManifest(f.desc.MediaType) {
+	if referrerstore.IsManifest(f.desc.MediaType) {
 		_, err := f.store.inner.Resolve(ctx, ref.Pinned(f.desc.Digest))
 		return err
 	}

@@ -63,7 +63,7 @@ func (s *Store) open(ctx context.Context, host string, ref referrerstore.Referen
 	}
 	repository := s.client(host).repository(ref.Repository)
 	fetch := repository.Blobs().Fetch
-	if isManifest(desc.MediaType) {
+	if referrerstore.IsManifest(desc.MediaType) {
 		of.kind = kindManifest
 		fetch = repository.Manifests().Fetch
 	}

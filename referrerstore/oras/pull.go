@@ -191,7 +191,7 @@ func pullCall(k kind, host string, ref referrerstore.Reference) *call {
 
 func (s *Store) openManifest(ctx context.Context, host string, ref referrerstore.Reference) (referrerstore.Pulled, error) {
 	c := s.client(host)
-	header := http.Header{"Accept": {strings.Join(manifestMediaTypes(), ", ")}}
+	header := http.Header{"Accept": {strings.Join(referrerstore.ManifestMediaTypes(), ", ")}}
 	resp, err := c.ask(ctx, pullCall(kindPullManifest, host, ref), http.MethodGet, c.at(ref, "/manifests/"+target(ref)), header)
 	if err != nil {
 		return referrerstore.Pulled{}, err

@@ -7,7 +7,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -22,24 +21,7 @@ const (
 	maxManifestBytes = 4 << 20
 	// maxMediaTypeBytes is RFC 6838's bound: 127 for each half.
 	maxMediaTypeBytes = 255
-
-	mediaTypeArtifact   = "application/vnd.oci.artifact.manifest.v1+json"
-	mediaTypeORAS       = "application/vnd.cncf.oras.artifact.manifest.v1+json"
-	mediaTypeDocker     = "application/vnd.docker.distribution.manifest.v2+json"
-	mediaTypeDockerList = "application/vnd.docker.distribution.manifest.list.v2+json"
 )
-
-// manifestMediaTypes are what manifests are served for; all else is a blob.
-func manifestMediaTypes() []string {
-	return []string{
-		ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex,
-		mediaTypeDocker, mediaTypeDockerList, mediaTypeArtifact, mediaTypeORAS,
-	}
-}
-
-func isManifest(mediaType string) bool {
-	return slices.Contains(manifestMediaTypes(), mediaType)
-}
 
 // Resolve asks for the head of the manifest that the reference names. A
 // registry that does not tell its digest that way is asked for the manifest
@@ -62,7 +44,7 @@ func (s *Store) resolve(ctx context.Context, ref referrerstore.Reference) (ocisp
 	c := s.client(ref.Registry)
 	ctx = withCall(ctx, &call{kind: kindResolve, repository: ref.Repository, size: -1})
 	repository := c.repository(ref.Repository)
-	repository.ManifestMediaTypes = manifestMediaTypes()
+	repository.ManifestMediaTypes = referrerstore.ManifestMediaTypes()
 	desc, err := repository.Resolve(ctx, target(ref))
 	if err == nil {
 		err = checkResolved(desc, ref)
@@ -106,7 +88,7 @@ func (c *client) resolveByContent(ctx context.Context, ref referrerstore.Referen
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	req.Header.Set("Accept", strings.Join(manifestMediaTypes(), ", "))
+	req.Header.Set("Accept", strings.Join(referrerstore.ManifestMediaTypes(), ", "))
 	resp, err := c.Do(req)
 	if err != nil {
 		return ocispec.Descriptor{}, err
