@@ -33,7 +33,25 @@ func check(cfg *Config, broken Errors) Errors {
 	c.addresses()
 	c.keeping()
 	c.named()
+	if cfg.Canary != nil && c.clean("canary", "server") {
+		c.canary()
+	}
 	return c.errs
+}
+
+// canary refuses one that nobody decides on, or that says nothing.
+func (c *checker) canary() {
+	switch {
+	case !c.cfg.Serves():
+		c.fail("canary", "needs server and policy, which decide on its images", "leave the section out")
+	case len(c.cfg.Canary.MustPass)+len(c.cfg.Canary.MustFail) == 0:
+		c.fail("canary", "names no image", "add mustPass and mustFail")
+	}
+	for _, image := range c.cfg.Canary.MustPass {
+		if i := slices.Index(c.cfg.Canary.MustFail, image); i >= 0 {
+			c.fail(fmt.Sprintf("canary.mustFail[%d]", i), "must pass too, by canary.mustPass", "")
+		}
+	}
 }
 
 // keeping checks the sections that cache and registry are made of.
@@ -235,9 +253,6 @@ func (c *checker) governor() {
 // warnings are what a valid configuration should still tell its operator.
 func warnings(cfg *Config) Errors {
 	c := &checker{cfg: cfg}
-	if cfg.has("server.mutateTimeout") {
-		c.fail("server.mutateTimeout", "has no effect in this version", "")
-	}
 	for i, rule := range cfg.Policy.Rules {
 		if len(rule.Namespaces) > 0 && cfg.Serves() && cfg.Server.NamespaceFrom == NamespaceFromNone {
 			c.fail(fmt.Sprintf("policy.rules[%d].namespaces", i), "a rule names namespaces and server.namespaceFrom is none: every key is denied", "set it to key or path")

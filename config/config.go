@@ -64,7 +64,6 @@ func Parse(name string, data []byte) (*Config, error) {
 	if !d.checkVersion(root) {
 		return nil, d.errs.sorted()
 	}
-	d.refuseLater(root)
 	cfg := &Config{file: name, places: d.places, Sum: sha256.Sum256(data)}
 	d.value(root, reflect.ValueOf(cfg).Elem(), field{}, "")
 	if root.Kind == yaml.MappingNode {
@@ -86,23 +85,6 @@ func (d *decoder) checkVersion(root *yaml.Node) bool {
 	}
 	d.fail(version, "version", quote(version.Value)+" is not a supported version", "this build reads "+Version)
 	return false
-}
-
-// refuseLater takes out the sections that the format has but this version of
-// Gatehouse does not: they are known names, so no other is suggested.
-func (d *decoder) refuseLater(root *yaml.Node) {
-	var kept []*yaml.Node
-	for i := 0; i+1 < len(root.Content); i += 2 {
-		switch key := root.Content[i]; key.Value {
-		case "canary":
-			d.fail(key, key.Value, "not available in this version", "leave the section out")
-		default:
-			kept = append(kept, key, root.Content[i+1])
-		}
-	}
-	if root.Kind == yaml.MappingNode {
-		root.Content = kept
-	}
 }
 
 // Dir is the directory of the configuration file.

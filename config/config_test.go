@@ -29,6 +29,7 @@ func TestDefaults(t *testing.T) {
 	got := load(t, "allow_only.yaml")
 	want := config.Server{
 		Address: ":6001", InsecureHTTP: true, VerifyTimeout: 1900 * time.Millisecond, MutateTimeout: 700 * time.Millisecond,
+		MutateTo: MutateToDigest, Unpinned: UnpinnedAllow,
 		OnFailure: config.OnFailureSystemError, NamespaceFrom: config.NamespaceFromNone,
 		Limits: config.Limits{BodyBytes: 1 << 20, Keys: 1000, KeyBytes: 1024, Connections: 1024, InFlightBytes: 64 << 20},
 	}
@@ -117,7 +118,6 @@ func TestWarnings(t *testing.T) {
 		got = append(got, warning.Error())
 	}
 	want := []string{
-		"testdata/good/vocabulary.yaml:6:18: server.mutateTimeout: has no effect in this version",
 		"testdata/good/vocabulary.yaml:40:80: policy.rules[0].namespaces: a rule names namespaces and server.namespaceFrom is none: every key is denied; set it to key or path",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

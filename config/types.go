@@ -27,6 +27,7 @@ type Config struct {
 	Governor  Governor     `yaml:"governor" doc:"Bounds on what registries are asked for."`
 	Cache     *Cache       `yaml:"cache" doc:"Content and what registries said, kept on disk; off if left out."`
 	Registry  *PullThrough `yaml:"registry" doc:"A registry to pull through, on a listener of its own; off if left out. Needs cache."`
+	Canary    *Canary      `yaml:"canary" doc:"Images that are proven again and again, for a metric; off if left out. Needs server."`
 	Policy    Policy       `yaml:"policy" doc:"What an image must show to be let through. Needed where server is, and by registry.enforce."`
 
 	// Warnings are located remarks on a configuration that is valid, such as
@@ -45,7 +46,9 @@ type Server struct {
 	TLS           *TLS          `yaml:"tls" doc:"Certificate of the server, and whom it lets in."`
 	InsecureHTTP  bool          `yaml:"insecureHTTP" default:"false" doc:"Serve without TLS. Exactly one of tls and insecureHTTP: true is needed."`
 	VerifyTimeout time.Duration `yaml:"verifyTimeout" default:"1900ms" min:"1ms" max:"30s" doc:"When the last byte of an answer to verify has left; keep it below the timeout of Gatekeeper's provider."`
-	MutateTimeout time.Duration `yaml:"mutateTimeout" default:"700ms" min:"1ms" max:"30s" doc:"The same for mutate. No effect in this version."`
+	MutateTimeout time.Duration `yaml:"mutateTimeout" default:"700ms" min:"1ms" max:"30s" doc:"The same for mutate; keep it below the timeout of Gatekeeper's mutating webhook."`
+	MutateTo      MutateTo      `yaml:"mutateTo" default:"digest" enum:"digest,tagAndDigest" doc:"What mutate makes of a tag: REPOSITORY@DIGEST, or REPOSITORY:TAG@DIGEST."`
+	Unpinned      Unpinned      `yaml:"unpinned" default:"allow" enum:"allow,warn,deny" doc:"What verify says of an image that has only a tag, where a rule requires proof: judge it as others, tell so, or deny it. ?unpinned=deny in a Provider's URL makes it stricter for that Provider."`
 	OnFailure     OnFailure     `yaml:"onFailure" default:"systemError" enum:"systemError,value" doc:"How a failure to reach a verdict is told: systemError, which Gatekeeper does not keep, or value, an item that is not a success."`
 	NamespaceFrom NamespaceFrom `yaml:"namespaceFrom" default:"none" enum:"none,key,path" doc:"Where a key's namespace comes from: nowhere, a [namespace] prefix of the key, or the request's path."`
 	Limits        Limits        `yaml:"limits" doc:"Bounds on one request and on all of them."`
@@ -77,6 +80,26 @@ const (
 	NamespaceFromNone NamespaceFrom = "none"
 	NamespaceFromKey  NamespaceFrom = "key"
 	NamespaceFromPath NamespaceFrom = "path"
+)
+
+// MutateTo says what a tag is made into.
+type MutateTo string
+
+// The forms of a pinned image: its digest alone, as Ratify has it, or its tag
+// beside it.
+const (
+	MutateToDigest       MutateTo = "digest"
+	MutateToTagAndDigest MutateTo = "tagAndDigest"
+)
+
+// Unpinned says what becomes of an image that has only a tag.
+type Unpinned string
+
+// What becomes of it.
+const (
+	UnpinnedAllow Unpinned = "allow"
+	UnpinnedWarn  Unpinned = "warn"
+	UnpinnedDeny  Unpinned = "deny"
 )
 
 // Limits bounds one request and all of them together.
@@ -182,6 +205,16 @@ type PerHost struct {
 type Background struct {
 	MaxDuration time.Duration `yaml:"maxDuration" default:"15s" min:"0s" max:"10m" doc:"Longest time for work that nobody waits for."`
 	MaxFlights  int           `yaml:"maxFlights" default:"1000" min:"0" max:"100000" doc:"Most such works at once."`
+}
+
+// Canary names images of which the verdict is known beforehand. They are proven
+// again and again, so that a gate that lets everything through, or nothing, is
+// noticed before it has to decide on something.
+type Canary struct {
+	MustPass  []string      `yaml:"mustPass" max:"20" doc:"Images that must be allowed."`
+	MustFail  []string      `yaml:"mustFail" max:"20" doc:"Images that must be denied; one that nobody signed, say."`
+	Namespace string        `yaml:"namespace" pattern:"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" doc:"Namespace that they are judged for, if rules name any."`
+	Interval  time.Duration `yaml:"interval" default:"30s" min:"1s" max:"1h" doc:"Time from one proof to the next."`
 }
 
 // Policy is what an image must show. The first rule that matches decides; an
