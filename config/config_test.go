@@ -29,7 +29,7 @@ func TestDefaults(t *testing.T) {
 	got := load(t, "allow_only.yaml")
 	want := config.Server{
 		Address: ":6001", InsecureHTTP: true, VerifyTimeout: 1900 * time.Millisecond, MutateTimeout: 700 * time.Millisecond,
-		MutateTo: MutateToDigest, Unpinned: UnpinnedAllow,
+		MutateTo: config.MutateToDigest, Unpinned: config.UnpinnedAllow,
 		OnFailure: config.OnFailureSystemError, NamespaceFrom: config.NamespaceFromNone,
 		Limits: config.Limits{BodyBytes: 1 << 20, Keys: 1000, KeyBytes: 1024, Connections: 1024, InFlightBytes: 64 << 20},
 	}
