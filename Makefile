@@ -8,7 +8,7 @@ CC_FOUND := $(shell command -v $(shell go env CC) 2>/dev/null)
 RACE     := $(if $(CC_FOUND),-race,)
 LINT     := bin/golangci-lint
 
-.PHONY: help build demo test lint fmt fuzz bench soak tidy clean
+.PHONY: help build demo test e2e image lint fmt fuzz bench soak tidy clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,13 @@ demo: build ## a registry, signed and unsigned images, and their verdicts in one
 test: ## all tests, with the race detector where there is a C compiler
 	@$(if $(RACE),,echo "no C compiler: tests run without the race detector")
 	go test $(RACE) -timeout 20m ./...
+
+e2e: ## the whole gate: kubectl, a real API server and Gatekeeper, the binary, real registries
+	cd cmd/rotator && GATEHOUSE_E2E=1 go test $(RACE) -timeout 10m ./...
+	GATEHOUSE_E2E=1 go test $(RACE) -count 1 -timeout 30m -v ./test/e2e/... $(E2EFLAGS)
+
+image: ## a multi-architecture OCI layout in dist/image, with SBOM and provenance
+	go -C cmd/image run . -out $(CURDIR)/dist/image -version $(VERSION)
 
 $(LINT): test/lint/go.mod
 	cd test/lint && go build -o ../../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -49,4 +56,4 @@ tidy: ## go.mod and go.sum as the imports want them
 	go mod tidy
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist
