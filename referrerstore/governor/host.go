@@ -106,9 +106,11 @@ func (h *Host) Acquire(ctx context.Context) (*Permit, error) {
 		return nil, err
 	}
 	if w != nil {
+		since := time.Now()
 		if p, err = h.wait(ctx, w); err != nil {
 			return nil, err
 		}
+		h.governor.collector.waited(work.Lane(), since)
 	}
 	work.SetHold(referrerstore.Hold{})
 	return p, nil

@@ -1,11 +1,14 @@
 package governor_test
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 	"github.com/gatehouse-project/gatehouse/referrerstore/governor"
@@ -74,6 +77,51 @@ func TestOrder(t *testing.T) {
 			t.Errorf("order %q,\nwant  %q", q.order, want)
 		}
 	})
+}
+
+// Only those that had to wait are in the histogram, by the lane that they were in
+// when they got their turn.
+func TestWaitsAreMeasured(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		g := newGovernor(t, governor.Options{StartInFlight: 1, MaxInFlight: 1, Registerer: registry})
+		q := &queue{t: t, h: g.Host(key)}
+		first := take(t, t.Context(), q.h)
+		raised := newWork(time.Now(), referrerstore.LaneBackground, 1)
+		q.add("raised", raised)
+		q.add("background", newWork(time.Now(), referrerstore.LaneBackground, 2))
+		raised.SetLane(referrerstore.LaneAdmission)
+		time.Sleep(time.Second)
+		first.Release()
+		q.wg.Wait()
+		want := map[string]float64{"admission": 1, "background": 1.001} // the first one had the place for a millisecond
+		if got := waits(t, registry); !maps.Equal(got, want) {
+			t.Errorf("waited %v, want %v", got, want)
+		}
+	})
+}
+
+// waits are the sums of the histogram of waits, of one wait each.
+func waits(t *testing.T, registry *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := make(map[string]float64)
+	for _, family := range families {
+		if family.GetName() != "gatehouse_governor_wait_seconds" {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			if n := m.GetHistogram().GetSampleCount(); n != 1 {
+				t.Errorf("%v: %d waits", m.GetLabel(), n)
+			}
+			sums[m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleSum()
+		}
+	}
+	return sums
 }
 
 func TestBackgroundHasATurn(t *testing.T) {

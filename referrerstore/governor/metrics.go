@@ -9,11 +9,19 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
 // maxLabelled bounds the hosts that are labels. A configuration may name hosts
 // by a pattern, and who fits it is up to whoever writes images.
 const maxLabelled = 100
+
+// The lanes, as metrics name them.
+const (
+	laneAdmission  = "admission"
+	laneBackground = "background"
+)
 
 // labels are what a series is told by: from small sets, or other.
 type labels struct{ host, kind string }
@@ -24,6 +32,7 @@ type counts struct{ throttled, opened atomic.Uint64 }
 // collector reads the state of its governors when it is scraped.
 type collector struct {
 	limit, inFlight, waiting, rate, paused, broken, throttled, opened *prometheus.Desc
+	waits                                                             *prometheus.HistogramVec // by lane
 
 	mu        sync.Mutex // guards the fields that follow it; taken inside a governor's
 	governors []*Governor
@@ -35,7 +44,7 @@ func newCollector() *collector {
 	desc := func(name, help string, more ...string) *prometheus.Desc {
 		return prometheus.NewDesc("gatehouse_governor_"+name, help, append([]string{"host", "kind"}, more...), nil)
 	}
-	return &collector{
+	c := &collector{
 		limit:     desc("limit", "Requests at once that the host is given at most."),
 		inFlight:  desc("in_flight", "Requests under way."),
 		waiting:   desc("waiting", "Requests that wait for their turn.", "lane"),
@@ -44,8 +53,16 @@ func newCollector() *collector {
 		broken:    desc("breaker_open", "1 while the host's breaker is open or half-open."),
 		throttled: desc("throttled_total", "Answers of 429."),
 		opened:    desc("breaker_opened_total", "Times that the host's breaker opened."),
-		counts:    make(map[labels]*counts), hosts: make(map[string]struct{}),
+		waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "gatehouse_governor_wait_seconds", Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
+			Help: "Time that requests waited for their turn, by lane, without those that got it at once.",
+		}, []string{"lane"}),
+		counts: make(map[labels]*counts), hosts: make(map[string]struct{}),
 	}
+	for _, lane := range []string{laneAdmission, laneBackground} {
+		c.waits.WithLabelValues(lane) // from the start
+	}
+	return c
 }
 
 // join makes a collector for g, or finds the one that another Governor
@@ -107,6 +124,16 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.limit, c.inFlight, c.waiting, c.rate, c.paused, c.broken, c.throttled, c.opened} {
 		out <- d
 	}
+	c.waits.Describe(out)
+}
+
+// waited notes how long a request waited for its turn.
+func (c *collector) waited(lane referrerstore.Lane, since time.Time) {
+	name := laneAdmission
+	if lane == referrerstore.LaneBackground {
+		name = laneBackground
+	}
+	c.waits.WithLabelValues(name).Observe(time.Since(since).Seconds())
 }
 
 // gauges are the sums of the hosts that share labels; paused and broken are of
@@ -125,12 +152,13 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for l, sum := range c.sums() {
 		gauge(c.limit, float64(sum.limit), l)
 		gauge(c.inFlight, float64(sum.inFlight), l)
-		gauge(c.waiting, float64(sum.admission), l, "admission")
-		gauge(c.waiting, float64(sum.background), l, "background")
+		gauge(c.waiting, float64(sum.admission), l, laneAdmission)
+		gauge(c.waiting, float64(sum.background), l, laneBackground)
 		gauge(c.rate, sum.rate, l)
 		gauge(c.paused, sum.paused, l)
 		gauge(c.broken, sum.broken, l)
 	}
+	c.waits.Collect(out)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l, n := range c.counts {

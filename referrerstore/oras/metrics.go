@@ -10,7 +10,8 @@ import (
 )
 
 // metrics count what is asked of registries. Labels are from small fixed sets:
-// the kinds, and classes of status.
+// the kinds, and classes of status. What is asked of us as a registry has other
+// names.
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
@@ -19,11 +20,11 @@ type metrics struct {
 func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "gatehouse_registry_requests_total",
+			Name: "gatehouse_upstream_requests_total",
 			Help: "Requests to registries and token services by kind (resolve, referrers, manifest, blob, token, challenge; for pulls pull_manifest, pull_blob, has_blob, tags) and class of status.",
 		}, []string{"kind", "status"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:                        "gatehouse_registry_request_duration_seconds",
+			Name:                        "gatehouse_upstream_request_duration_seconds",
 			Help:                        "Time from sending a request to the header of its answer, redirects included.",
 			Buckets:                     []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 			NativeHistogramBucketFactor: 1.1,

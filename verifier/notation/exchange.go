@@ -86,6 +86,8 @@ func (e *exchange) get(ctx context.Context, key string, asked question, request 
 	}
 	got, err := e.cache.Get(ctx, key, otter.LoaderFunc[string, response](func(ctx context.Context, _ string) (response, error) {
 		result = "fetched"
+		begun := time.Now()
+		defer func() { e.metrics.seconds.WithLabelValues(e.kind.name).Observe(time.Since(begun).Seconds()) }()
 		return e.fetch(ctx, asked, request, body)
 	}))
 	if unkept, ok := errors.AsType[*passing](err); ok {

@@ -62,11 +62,13 @@ func TestRevocationMetrics(t *testing.T) {
 			for _, label := range metric.GetLabel() {
 				name += " " + label.GetValue()
 			}
-			got[name] = metric.GetCounter().GetValue()
+			if n := metric.GetCounter().GetValue() + float64(metric.GetHistogram().GetSampleCount()); n > 0 {
+				got[name] = n
+			}
 		}
 	}
-	const name = "gatehouse_notation_revocation_lookups_total "
-	want := map[string]float64{name + "ocsp fetched release": 1, name + "ocsp hit release": 2}
+	const name, asked = "gatehouse_notation_revocation_lookups_total ", "gatehouse_notation_revocation_duration_seconds "
+	want := map[string]float64{name + "ocsp fetched release": 1, name + "ocsp hit release": 2, asked + "ocsp release": 1}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
