@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +39,8 @@ type settings struct {
 	config func(*process.Config)
 	// constraints replaces the library's constraints.
 	constraints string
+	// bare leaves out the provider, and all that install applies.
+	bare bool
 }
 
 // world is what a test plays on: registries, the process as Gatekeeper's
@@ -100,6 +103,10 @@ func begin(t *testing.T, with settings) *world {
 		t.Cleanup(r.Close)
 		w.registries = append(w.registries, r)
 	}
+	if with.bare {
+		w.startGatekeeper()
+		return w
+	}
 	w.startProvider()
 	w.startGatekeeper()
 	w.install()
@@ -124,7 +131,7 @@ func (w *world) ok(err error) {
 }
 
 // startProvider starts the process behind mutual TLS. It stays at its address
-// however often it is started.
+// however often it is started, which an edit of its configuration must not change.
 func (w *world) startProvider() {
 	w.t.Helper()
 	w.ca = must(cluster.NewAuthority("gatehouse-ca"))(w.t)
@@ -141,15 +148,23 @@ func (w *world) startProvider() {
 	if w.settings.config != nil {
 		w.settings.config(&w.config)
 	}
-	w.serve()
-	w.address = w.process.Address()
+	w.address = freeAddress(w.t)
 	w.config.Server["address"] = w.address
+	w.serve()
 	w.t.Cleanup(func() {
 		if w.t.Failed() {
 			w.ok(os.WriteFile(filepath.Join(w.Dir(), w.namespace+"-gatehouse.log"), w.process.Log(), 0o600))
 		}
 		w.ok(w.process.Stop())
 	})
+}
+
+// freeAddress is one of loopback that nobody listened at a moment ago.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l := must((&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0"))(t)
+	defer func() { _ = l.Close() }() // it is only held until it is known
+	return l.Addr().String()
 }
 
 // serve starts the process, again after an end of it.
@@ -180,6 +195,8 @@ func (w *world) startGatekeeper() {
 	}
 	w.ok(w.InstallGatekeeper(w.t.Context(), plane.at, hooks))
 	w.gatekeeper = must(w.StartGatekeeper(w.t.Context(), plane.at, w.settings.gatekeeper))(w.t)
+	// Gatekeeper looks at namespaces, and without it there is none.
+	w.ok(w.Apply(w.t.Context(), "apiVersion: v1\nkind: Namespace\nmetadata: {name: "+w.namespace+"}\n"))
 	w.t.Cleanup(func() {
 		w.clear()
 		w.ok(w.gatekeeper.Stop())
@@ -231,7 +248,6 @@ func (w *world) install() {
 	for _, name := range slices.Sorted(maps.Keys(w.providers())) {
 		objects.WriteString(w.provider(name, w.providers()[name]))
 	}
-	objects.WriteString("---\napiVersion: v1\nkind: Namespace\nmetadata: {name: " + w.namespace + "}\n")
 	ctx := w.t.Context()
 	w.ok(w.Apply(ctx, objects.String()))
 	w.ok(w.Apply(ctx, manifests(w.t, "templates")))
@@ -245,7 +261,7 @@ func (w *world) install() {
 	}
 	_, unsigned := w.image(0, "probe/unsigned", "1")
 	w.eventually("the gate is closed", func() bool {
-		return !w.tryPod("probe", w.pinned(0, "probe/unsigned", unsigned)).OK()
+		return strings.Contains(w.tryPod("probe", w.pinned(0, "probe/unsigned", unsigned)).Stderr, "denied the request")
 	})
 	if w.settings.mutation {
 		w.eventually("images are pinned", func() bool {
@@ -254,17 +270,37 @@ func (w *world) install() {
 	}
 }
 
-// clear takes out what install applied, so that the next world begins without.
+// clear takes out what install applied, so that the next world begins without,
+// and what the test made, so that no later audit finds it.
 func (w *world) clear() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.t.Context()), time.Minute)
 	defer cancel()
-	for _, kinds := range []string{"assign,modifyset,assignmetadata", "constrainttemplates", "providers"} {
-		o, err := w.Kubectl(ctx, "", "delete", kinds, "--all")
+	for _, args := range [][]string{
+		// What the templates made would go with them, were there the cluster's
+		// collector of garbage.
+		{"assign,modifyset,assignmetadata", "--all"},
+		{"constrainttemplates", "--all"},
+		{"crd", "--selector=gatekeeper.sh/constraint=yes"},
+		{"providers", "--all"},
+		{"pods,deployments,statefulsets,daemonsets,replicasets,jobs,cronjobs,replicationcontrollers", "--all", "--namespace", w.namespace, "--grace-period=0", "--force", "--wait=false"},
+	} {
+		o, err := w.Kubectl(ctx, "", append([]string{"delete", "--ignore-not-found"}, args...)...)
 		w.ok(err)
 		if !o.OK() {
 			w.t.Errorf("clear: %s", o)
 		}
 	}
+}
+
+// part runs a part of the test as a subtest, in this world.
+func (w *world) part(name string, play func()) {
+	w.t.Helper()
+	whole := w.t
+	defer func() { w.t = whole }()
+	whole.Run(name, func(t *testing.T) {
+		w.t = t
+		play()
+	})
 }
 
 // eventually waits up to a minute for what Gatekeeper has to hear of first.

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"syscall"
 	"testing"
@@ -54,12 +55,20 @@ type Process struct {
 // bounds the start alone; the process runs until Stop. The error of a process
 // that ends before it listens holds what it logged.
 func (b Binary) Serve(ctx context.Context, config string) (*Process, error) {
+	return b.ServeWith(ctx, config, nil, "serve", "--config", config)
+}
+
+// ServeWith is Serve with the whole command line, as a manifest has it, and with
+// environment beside the test's own, NAME=VALUE. The configuration is the one
+// that the command line names.
+func (b Binary) ServeWith(ctx context.Context, config string, env []string, args ...string) (*Process, error) {
 	secure, err := servesTLS(config)
 	if err != nil {
 		return nil, fmt.Errorf("serve: %w", err)
 	}
 	p := &Process{log: newJournal(), secure: secure, exited: make(chan struct{})}
-	p.cmd = exec.Command(b.path, "serve", "--config", config)
+	p.cmd = exec.Command(b.path, args...)
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = p.log
 	p.cmd.SysProcAttr = endsWithParent()
 	if err := p.cmd.Start(); err != nil {

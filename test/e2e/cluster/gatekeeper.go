@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -34,6 +35,9 @@ type GatekeeperOptions struct {
 	// AuditInterval is from one audit to the next, in whole seconds; 0 audits
 	// never.
 	AuditInterval time.Duration
+	// ServingThreads is how many reviews are worked on at once; Gatekeeper's own,
+	// one for each core, if zero. Others wait, on the API server's time.
+	ServingThreads int
 }
 
 // Gatekeeper is a running Gatekeeper: webhooks, audit and all in one process.
@@ -72,13 +76,20 @@ func (c *Cluster) StartGatekeeper(ctx context.Context, at *GatekeeperPlace, opts
 	if err != nil {
 		return nil, err
 	}
+	audit := filepath.Join(c.dir, "audit") // Gatekeeper empties it, and does not make it
+	if err := os.MkdirAll(audit, 0o700); err != nil {
+		return nil, err
+	}
 	args := []string{
 		"--kubeconfig=" + user, "--host=127.0.0.1", "--port=" + strconv.Itoa(at.port), "--cert-dir=" + at.certificates, "--disable-cert-rotation",
 		"--health-addr=127.0.0.1:" + strconv.Itoa(at.health), "--prometheus-port=" + strconv.Itoa(at.metrics),
 		"--debug-use-fake-pod", "--exempt-namespace=" + GatekeeperNamespace, "--disable-opa-builtin={http.send}", "--log-denies",
-		"--api-cache-dir=" + filepath.Join(c.dir, "audit"), "--shutdown-delay=0",
+		"--api-cache-dir=" + audit, "--shutdown-delay=0",
 		"--external-data-provider-response-cache-ttl=" + opts.CacheTTL.String(),
 		"--audit-interval=" + strconv.Itoa(int(opts.AuditInterval/time.Second)),
+	}
+	if opts.ServingThreads > 0 {
+		args = append(args, "--max-serving-threads="+strconv.Itoa(opts.ServingThreads))
 	}
 	for _, operation := range []string{"webhook", "mutation-webhook", "generate", "audit", "status", "mutation-status", "mutation-controller"} {
 		args = append(args, "--operation="+operation)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -34,7 +35,16 @@ func (c *Cluster) Kubectl(ctx context.Context, stdin string, args ...string) (Ou
 
 // KubectlAs is Kubectl with a kubeconfig.
 func (c *Cluster) KubectlAs(ctx context.Context, kubeconfig, stdin string, args ...string) (Output, error) {
-	cmd := exec.CommandContext(ctx, c.tools.Kubectl, append([]string{"--kubeconfig", kubeconfig, "--cache-dir", c.dir + "/kubectl"}, args...)...)
+	return c.command(ctx, stdin, c.tools.Kubectl, append([]string{"--kubeconfig", kubeconfig, "--cache-dir", c.dir + "/kubectl"}, args...)...)
+}
+
+// Helm runs helm as an administrator.
+func (c *Cluster) Helm(ctx context.Context, args ...string) (Output, error) {
+	return c.command(ctx, "", c.tools.Helm, append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
+}
+
+func (c *Cluster) command(ctx context.Context, stdin, path string, args ...string) (Output, error) {
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "HOME="+c.dir)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
@@ -47,7 +57,7 @@ func (c *Cluster) KubectlAs(ctx context.Context, kubeconfig, stdin string, args 
 		return o, nil
 	}
 	if err != nil {
-		return o, fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, o)
+		return o, fmt.Errorf("%s %s: %w: %s", filepath.Base(path), strings.Join(args, " "), err, o)
 	}
 	return o, nil
 }

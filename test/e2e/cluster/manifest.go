@@ -58,6 +58,21 @@ func (c *Cluster) InstallGatekeeper(ctx context.Context, at *GatekeeperPlace, ho
 	return c.ApplyWhenKnown(ctx, rest.String())
 }
 
+// InstallCRDs applies the definitions of others' custom resources that the chart
+// can make objects of.
+func (c *Cluster) InstallCRDs(ctx context.Context) error {
+	for _, file := range c.tools.CRDs {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if err := c.Apply(ctx, string(text)); err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(file), err)
+		}
+	}
+	return nil
+}
+
 // ApplyWhenKnown applies, again while the API server does not serve the kinds of
 // custom resources yet that were just made.
 func (c *Cluster) ApplyWhenKnown(ctx context.Context, manifests string) error {

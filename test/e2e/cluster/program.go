@@ -34,7 +34,7 @@ func run(dir, name, path string, env []string, args ...string) (*program, error)
 		return nil, err
 	}
 	p := &program{name: name, log: log, exited: make(chan struct{})}
-	p.cmd = exec.Command(path, args...) //nolint:gosec,noctx // of the tools; it lives until stop
+	p.cmd = exec.Command(path, args...)
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, log, log
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.SysProcAttr = endsWithParent()
