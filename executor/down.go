@@ -30,20 +30,23 @@ type DownTerms struct {
 }
 
 // Held says that a decision rests on what a registry said before, because it did
-// not answer now.
+// not answer now, or was not asked.
 type Held struct {
 	// Since is when the oldest of what it rests on was asked for: a list, or
 	// where a tag leads.
 	Since time.Time
 	// Age is how long ago that was when the decision was given.
 	Age time.Duration
-	// Why is what kept the registry from answering.
+	// Why is what kept the registry from answering, or [ErrNotAsked].
 	Why error
 }
 
-// Code is that of Why: REGISTRY_UNAVAILABLE, RATE_LIMITED or DEADLINE_EXCEEDED.
+// Code is that of Why: REGISTRY_UNAVAILABLE, RATE_LIMITED, DEADLINE_EXCEEDED or
+// NOT_ASKED.
 func (h *Held) Code() verifier.Code {
 	switch {
+	case errors.Is(h.Why, ErrNotAsked):
+		return CodeNotAsked
 	case errors.Is(h.Why, referrerstore.ErrRateLimited):
 		return CodeRateLimited
 	case errors.Is(h.Why, referrerstore.ErrUnavailable):

@@ -16,6 +16,9 @@
 //   - held.go proves from what stores remember of their registries, as after a
 //     restart. down.go is what counts as a registry that is away, orheld.go the
 //     race between it and what is held, standin.go the decision from that.
+//   - pin.go finds the digest that a tag leads to, for whoever writes it into the
+//     pod, unpinned.go is what becomes of images that have none. audit.go answers
+//     those who rather hear what is held than have a registry asked.
 //   - fanout.go, slot.go and front.go gather the evidence: all of it at once
 //     where all must pass, no more than needed where few are enough. judge.go is
 //     the judgement of one artifact, content.go its bounded reading, evidence.go
@@ -107,12 +110,15 @@ type Executor struct {
 	asking    *asking
 	standIns  *standIns
 	places    *hosts // of those who decide from what is held
+	pins      *hosts // places of those who only want to know where a tag leads
 	closed    atomic.Bool
 
 	subjects *flight.Group[flightKey, Result]
 	resolves *flight.Group[referrerstore.Reference, referrerstore.Subject]
 	verdicts *flight.Group[proofKey, Result]
 	deciding *flight.Group[flightKey, Result] // from what is held
+	auditing *flight.Group[flightKey, Result] // the same without need
+	pinning  *flight.Group[flightKey, referrerstore.Subject]
 }
 
 // Request asks for a decision on one image.
@@ -123,6 +129,36 @@ type Request struct {
 	Namespace string
 	// Lane is who asks: somebody who waits for admission, or an audit.
 	Lane referrerstore.Lane
+	// Unpinned is what becomes of the image if it has only a tag.
+	Unpinned Unpinned
+	// Audit lets older evidence answer than an admission would believe, so that
+	// no registry is asked. From the first of these that answers:
+	//
+	//   - What any request would be told from memory: a proof that has not ended,
+	//     by the list's age, its certificates and revocations, however long ago
+	//     its list should have been asked for again.
+	//   - Of a tag, the proof of where it led when the registry was asked last.
+	//   - What the stores remember of the registry, judged anew by the trust of
+	//     now: where the tag led, and the lists. Content that is not held is
+	//     fetched.
+	//   - The registry, as for any request in its lane.
+	//
+	// Where the tag led, and the lists, may be younger than [ProofTerms].TTL, or as
+	// old as [DownTerms] let them be where they stand in for a registry that is
+	// away. The second and the third only allow, and say so with [Result].Held,
+	// unless they rest on a list of a pinned image that is young enough to be a
+	// proof: that is one to any request. A failure of the registry is no verdict,
+	// as ever, and a denial is always the registry's or a young proof's.
+	//
+	// Nothing that comes of it prolongs a proof or is kept as one, and with the
+	// background lane, which should be set beside it, no proof counts as in use.
+	Audit bool
+}
+
+// canonical is the request whoever asks it.
+func (r Request) canonical() Request {
+	r.Lane, r.Audit = referrerstore.LaneAdmission, false
+	return r
 }
 
 // Result is what is known about a request. Returned without an error its
@@ -134,7 +170,8 @@ type Result struct {
 	// Rule is the name of the rule that decided, empty if none matched.
 	Rule string
 	// Held is set if the decision, which is Allowed then, rests on what the
-	// registry said before, because it did not answer now.
+	// registry said before, because it did not answer now, or because an audit did
+	// not ask it.
 	Held *Held
 	// Exemption is set if the rule allows, or no longer allows, without proof.
 	Exemption *Exemption
@@ -166,6 +203,7 @@ var (
 	ErrExemptionEnded   = errors.New("the rule's exemption has ended")
 	ErrNoArtifacts      = errors.New("nothing that the policy accepts refers to the image")
 	ErrRequirement      = errors.New("what refers to the image does not meet the policy")
+	ErrUnpinned         = errors.New("the image has only a tag")
 )
 
 // ErrInconclusive is in the chain of errors that say that a decision depends
@@ -195,6 +233,7 @@ func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier
 		asking:    newAsking(),
 		standIns:  newStandIns(),
 		places:    newHosts(opts.SubjectsAtOnce),
+		pins:      newHosts(opts.SubjectsAtOnce),
 		resolves:  flight.New[referrerstore.Reference, referrerstore.Subject](ctx),
 	}
 	linger := opts.Background
@@ -208,6 +247,10 @@ func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier
 		Linger: linger.MaxDuration, Number: linger.MaxFlights,
 	})
 	e.deciding = flight.NewBounded[flightKey, Result](ctx, flight.Bounds[flightKey]{})
+	e.auditing = flight.NewBounded[flightKey, Result](ctx, flight.Bounds[flightKey]{})
+	e.pinning = flight.NewBounded[flightKey, referrerstore.Subject](ctx, flight.Bounds[flightKey]{
+		Linger: linger.MaxDuration, Number: linger.MaxFlights, Keep: mayLinger, Always: true,
+	})
 	e.metrics.watch(opts.Registerer, e)
 	return e
 }
@@ -218,8 +261,10 @@ func (e *Executor) Close() {
 	e.closed.Store(true)
 	e.subjects.Close()
 	e.verdicts.Close()
+	e.pinning.Close()
 	e.resolves.Close()
 	e.deciding.Close()
+	e.auditing.Close()
 }
 
 func (o Options) withDefaults() Options {
@@ -271,6 +316,11 @@ func (e *Executor) Verify(ctx context.Context, req Request) (result Result, err 
 	}
 	if decided {
 		return result, nil
+	}
+	if pl.req.Audit {
+		if result, decided = e.audit(ctx, pl, start); decided {
+			return result, nil
+		}
 	}
 	return e.await(ctx, pl, start)
 }

@@ -44,6 +44,7 @@ func (x Explanation) Line() string {
 const (
 	CodeAllowed          verifier.Code = "ALLOWED"
 	CodeHeld             verifier.Code = "ALLOWED_BY_HELD"
+	CodeNotAsked         verifier.Code = "NOT_ASKED"
 	CodeExempted         verifier.Code = "EXEMPTED"
 	CodeInvalidKey       verifier.Code = "INVALID_KEY"
 	CodeNoRule           verifier.Code = "NO_RULE"
@@ -54,6 +55,7 @@ const (
 	CodeNoSignature      verifier.Code = "SIGNATURE_NOT_FOUND"
 	CodePolicyNotMet     verifier.Code = "POLICY_NOT_MET"
 	CodeTooManyReferrers verifier.Code = "TOO_MANY_REFERRERS"
+	CodeUnpinned         verifier.Code = "IMAGE_NOT_PINNED"
 
 	CodeDeadline      verifier.Code = "DEADLINE_EXCEEDED"
 	CodeCanceled      verifier.Code = "CANCELED"
@@ -75,6 +77,10 @@ func Explain(r Result, err error) Explanation {
 	if err == nil {
 		x = explainResult(r)
 	}
+	return x.oneLine()
+}
+
+func (x Explanation) oneLine() Explanation {
 	x.What, x.Do = OneLine(x.What), OneLine(x.Do)
 	return x
 }
@@ -110,6 +116,8 @@ func whyHeld(h *Held) string {
 		return "the registry limits the rate of requests"
 	case CodeUnavailable:
 		return "the registry is unavailable"
+	case CodeNotAsked:
+		return "the registry was not asked"
 	default:
 		return "the registry did not answer in time"
 	}
@@ -138,8 +146,10 @@ func explainDenial(r Result) Explanation {
 		return Explanation{Code: CodeNoStore, What: "no store serves " + r.Request.Reference.Registry, Do: "add the host to stores[].hosts"}
 	case errors.Is(why, ErrExemptionEnded):
 		return Explanation{Code: CodeExemptionEnded, What: fmt.Sprintf("the exemption of rule %q ended with %s", r.Rule, r.Exemption.lastDay()), Do: "sign the image or renew the exemption"}
+	case errors.Is(why, ErrUnpinned):
+		return Explanation{Code: CodeUnpinned, What: "the image has only the tag " + r.Request.Reference.Tag, Do: "see why mutation, which pins images at admission, did not pin it, or write REPOSITORY@DIGEST"}
 	case errors.Is(why, referrerstore.ErrNotFound):
-		return Explanation{Code: CodeSubjectNotFound, What: "the registry has no image " + r.Request.Reference.String(), Do: "check the name, tag or digest"}
+		return explainAbsent(r.Request.Reference)
 	case errors.Is(why, referrerstore.ErrTooManyReferrers):
 		return Explanation{Code: CodeTooManyReferrers, What: "more artifacts refer to the image than are looked at, and those do not meet the policy", Do: "remove artifacts that are not needed"}
 	case errors.Is(why, ErrNoArtifacts):
@@ -147,6 +157,26 @@ func explainDenial(r Result) Explanation {
 	default:
 		return explainRequirement(r)
 	}
+}
+
+func explainAbsent(ref referrerstore.Reference) Explanation {
+	return Explanation{Code: CodeSubjectNotFound, What: "the registry has no image " + ref.String(), Do: "check the name, tag or digest"}
+}
+
+// ExplainPin says why [Executor.Pin] found no digest.
+func ExplainPin(req Request, err error) Explanation {
+	if errors.Is(err, referrerstore.ErrNotFound) {
+		return explainAbsent(req.Reference).oneLine()
+	}
+	x := explainError(Result{Request: req}, err)
+	switch x.Code {
+	case CodeDeadline:
+		x.What = req.Reference.Registry + " did not say in time where the tag leads"
+	case CodeInconclusive, CodeInternalError:
+		x.What = "where the tag leads could not be found out"
+	default: // says it
+	}
+	return x.oneLine()
 }
 
 // explainRequirement takes the reason of the artifacts that failed if it is one

@@ -50,16 +50,22 @@ func (e *Executor) await(ctx context.Context, pl *plan, now time.Time) (Result, 
 	if result.Proof != 0 {
 		e.touch(pl, result, now.Round(0))
 	}
-	switch panicked, ok := errors.AsType[*flight.PanicError](err); {
-	case ok:
-		err = e.panicked(ctx, panicked.Value, panicked.Stack, pl.req)
-	case errors.Is(err, flight.ErrClosed), errors.Is(err, flight.ErrExited):
-		err = fmt.Errorf("%w: %w", ErrInconclusive, err)
-	case err != nil && ctx.Err() != nil:
-		err = e.late(pl, err)
-	}
+	err = e.ended(ctx, pl, err)
 	finishSubject(span, result, err)
 	return result, err
+}
+
+// ended is the error of a wait, for whoever waited.
+func (e *Executor) ended(ctx context.Context, pl *plan, err error) error {
+	switch panicked, ok := errors.AsType[*flight.PanicError](err); {
+	case ok:
+		return e.panicked(ctx, panicked.Value, panicked.Stack, pl.req)
+	case errors.Is(err, flight.ErrClosed), errors.Is(err, flight.ErrExited):
+		return fmt.Errorf("%w: %w", ErrInconclusive, err)
+	case err != nil && ctx.Err() != nil:
+		return e.late(pl, err)
+	}
+	return err
 }
 
 // beginning is the work on a request, for whoever is the first to want it.
@@ -200,21 +206,15 @@ func (e *Executor) resolve(ctx context.Context, pl *plan) (referrerstore.Subject
 	return e.lookUp(ctx, pl)
 }
 
-// lookUp asks the store. The first store listed answers for the host; its error
-// is the answer, or a second store could vouch for what the first one does not
-// have.
+// lookUp asks the store, once for all who want to know, and remembers what it
+// answers. The first store's error is the answer, or a second one could vouch for
+// what the first one does not have.
 func (e *Executor) lookUp(ctx context.Context, pl *plan) (referrerstore.Subject, error) {
 	ref, work := pl.req.Reference, referrerstore.WorkOf(ctx)
 	ctx, span := e.tracer.join(ctx, "resolve")
 	subject, err := e.resolves.Do(ctx, ref, func(own context.Context) (referrerstore.Subject, error) {
 		begun := time.Now()
-		subject, err := pl.serving[0].Resolve(referrerstore.WithWork(e.tracer.aboard(own, span), work), ref)
-		if err == nil && ref.Digest != "" && subject.Descriptor.Digest != ref.Digest {
-			err = referrerstore.ErrDigestMismatch
-		}
-		if err != nil {
-			err = fmt.Errorf("resolve %s: %w", ref, err)
-		}
+		subject, err := askFor(referrerstore.WithWork(e.tracer.aboard(own, span), work), pl)
 		if !e.closed.Load() && (err == nil || errors.Is(err, referrerstore.ErrNotFound)) {
 			e.memory.led(ref, subject, err, begun)
 		}

@@ -20,6 +20,8 @@ type metrics struct {
 	recalls    *prometheus.CounterVec
 	refreshes  *prometheus.CounterVec
 	held       *prometheus.CounterVec
+	pins       *prometheus.CounterVec
+	pinning    prometheus.Histogram
 
 	// Those of every request, found once.
 	durations [3]prometheus.Observer // by Decision
@@ -77,6 +79,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "gatehouse_held_decisions_total",
 			Help: "Subjects allowed by what their registry said before, because it did not answer, by the code of why.",
 		}, []string{"reason"}),
+		pins: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_pins_total",
+			Help: "Digests looked for that a tag leads to, by outcome: known already, resolved, held from before, or failed.",
+		}, []string{"outcome"}),
+		pinning: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "gatehouse_pin_duration_seconds", Buckets: buckets,
+			Help: "Time to find the digest that a tag leads to, if it was not known already.",
+		}),
 	}
 	for _, decision := range []Decision{Undecided, Denied, Allowed} {
 		m.durations[decision] = m.duration.WithLabelValues(decision.String())
@@ -119,7 +129,7 @@ func (m *metrics) observe(r Result, err error) {
 		m.miss.Inc()
 		m.durations[r.Decision].Observe(r.Timings.Total.Seconds())
 	}
-	if r.Held != nil {
+	if r.Held != nil && r.Held.Code() != CodeNotAsked {
 		m.held.WithLabelValues(string(r.Held.Code())).Inc()
 	}
 	if r.Exemption != nil && r.Decision == Allowed {

@@ -25,21 +25,28 @@ type plan struct {
 // plan finds the rule and the stores for a request, or what it found before.
 // Where they alone decide, the result is whole.
 func (e *Executor) plan(req Request, now time.Time) (*plan, Result, bool) {
-	key := req
-	key.Lane = referrerstore.LaneAdmission // whoever asks
+	key := req.canonical()
 	if pl, ok := e.memory.plans.GetIfPresent(key); ok {
 		if pl.req == req {
 			return pl, Result{}, false
 		}
-		other := *pl
-		other.req = req
-		return &other, Result{}, false
+		return pl.as(req), Result{}, false
 	}
 	pl, result, decided := e.newPlan(req, now)
 	if !decided {
-		e.memory.plans.Set(key, pl)
+		e.memory.plans.Set(key, pl.as(key))
 	}
 	return pl, result, decided
+}
+
+// as is the plan of a request that differs from its own only in who asks.
+func (p *plan) as(req Request) *plan {
+	if p.req == req {
+		return p
+	}
+	other := *p
+	other.req = req
+	return &other
 }
 
 func (e *Executor) newPlan(req Request, now time.Time) (*plan, Result, bool) {
@@ -59,13 +66,24 @@ func (e *Executor) newPlan(req Request, now time.Time) (*plan, Result, bool) {
 	if len(serving) == 0 {
 		return nil, result.denied(ErrNoStore), true
 	}
-	pl := &plan{req: req, rule: rule, serving: serving, recent: &recent{}, allowed: e.metrics.allowed(rule.Name), about: proofKey{registry: req.Reference.Registry, repository: req.Reference.Repository, rule: rule.Name}}
-	pl.about.identity = identity(serving, req.Reference.Registry)
-	pl.unnamed = referrerstore.About(serving[0], req.Reference.Registry).Unnamed
-	if e.opts.Down != nil {
-		pl.down = e.opts.Down(req.Reference.Registry)
+	if req.deniesTag() {
+		return nil, result.denied(ErrUnpinned), true
 	}
+	pl := e.planFor(req, rule, serving)
+	pl.allowed = e.metrics.allowed(rule.Name)
 	return pl, result, false
+}
+
+// planFor is the plan of a request that takes work.
+func (e *Executor) planFor(req Request, rule Rule, serving []referrerstore.Store) *plan {
+	host := req.Reference.Registry
+	pl := &plan{req: req, rule: rule, serving: serving, recent: &recent{}, about: proofKey{registry: host, repository: req.Reference.Repository, rule: rule.Name}}
+	pl.about.identity = identity(serving, host)
+	pl.unnamed = referrerstore.About(serving[0], host).Unnamed
+	if e.opts.Down != nil {
+		pl.down = e.opts.Down(host)
+	}
+	return pl
 }
 
 // identity is whose credentials the stores show to the host.

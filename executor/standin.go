@@ -50,12 +50,18 @@ func (e *Executor) decideHeld(ctx context.Context, pl *plan) (Result, error) {
 	if !ok {
 		return Result{}, errNotHeld
 	}
+	return e.judgeHeld(ctx, pl, known{held: ev, lenient: pl.down.AcceptStaleRevocation})
+}
+
+// judgeHeld is what held evidence comes to.
+func (e *Executor) judgeHeld(ctx context.Context, pl *plan, with known) (Result, error) {
 	leave, err := e.places.enter(ctx, pl.req.Reference.Registry)
 	if err != nil {
 		return Result{}, err
 	}
 	defer leave()
-	g := newGathering(pl, ev.subject, known{held: ev, lenient: pl.down.AcceptStaleRevocation})
+	ev := with.held
+	g := newGathering(pl, ev.subject, with)
 	e.gather(ctx, g)
 	if ctx.Err() != nil { // a verifier may pass what it had no time to ask about
 		return Result{}, context.Cause(ctx)

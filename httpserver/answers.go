@@ -59,6 +59,6 @@ func (c *answers) keep(a *answer) {
 
 func keyOf(result executor.Result) executor.Request {
 	req := result.Request
-	req.Lane = referrerstore.LaneAdmission // whoever asks
+	req.Lane, req.Audit = referrerstore.LaneAdmission, false // whoever asks
 	return req
 }

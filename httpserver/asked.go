@@ -45,6 +45,8 @@ type job struct {
 type question struct {
 	body      uint64
 	namespace string
+	unpinned  executor.Unpinned
+	mutation  bool
 }
 
 const (
@@ -69,8 +71,8 @@ func newAskedCache(maxBytes int64) *askedCache {
 }
 
 // understand reads a body, or finds what it meant before.
-func (l *snapshot) understand(body []byte, namespace string) (*asked, error) {
-	q := question{namespace: namespace}
+func (l *snapshot) understand(body []byte, t terms) (*asked, error) {
+	q := question{namespace: t.namespace, unpinned: t.unpinned, mutation: t.to == routeMutate}
 	keeps := l.asked != nil && len(body) <= maxKeptBody
 	if keeps {
 		q.body = maphash.Bytes(l.seed, body)
@@ -82,7 +84,7 @@ func (l *snapshot) understand(body []byte, namespace string) (*asked, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := l.plan(keys, namespace)
+	a := l.plan(keys, t)
 	if keeps {
 		a.body = string(body)
 		l.asked.Set(q, a)
@@ -90,18 +92,16 @@ func (l *snapshot) understand(body []byte, namespace string) (*asked, error) {
 	return a, nil
 }
 
-// plan parses the keys and gives every distinct subject one slot. Keys that
-// can never be valid are answered here.
-func (l *snapshot) plan(keys []string, namespace string) *asked {
+// plan parses the keys and gives every distinct subject one slot. What needs no
+// decision is answered here.
+func (l *snapshot) plan(keys []string, t terms) *asked {
 	p := &asked{keys: make([]keyed, len(keys))}
 	slots := make(map[executor.Request]int, len(keys))
 	for i, key := range keys {
-		req, err := parseKey(key, l.NamespaceFrom, namespace, l.Limits)
-		if err != nil {
+		req, fixed := l.subject(key, t, share(len(keys)))
+		if fixed != nil {
 			p.keys[i] = newKeyed(key, len(p.template))
-			a := &answer{explanation: executor.ExplainInvalidKey(err), invalid: true}
-			a.encoded, _ = encodeValue(a, key, share(len(keys)))
-			p.template = append(p.template, a)
+			p.template = append(p.template, fixed)
 			continue
 		}
 		slot, known := slots[req]
@@ -114,6 +114,33 @@ func (l *snapshot) plan(keys []string, namespace string) *asked {
 		p.keys[i] = newKeyed(key, slot)
 	}
 	return p
+}
+
+// subject reads a key: what is to be decided on, or else its answer, of at most
+// so many bytes.
+func (l *snapshot) subject(key string, t terms, most int) (executor.Request, *answer) {
+	from, mutation := l.NamespaceFrom, t.to == routeMutate
+	if mutation {
+		from = NamespaceFromNone // it sends what stands in the pod, which has none
+	}
+	if mutation && key == "" {
+		return executor.Request{}, &answer{echo: true} // of a field that is not there
+	}
+	req, err := parseKey(key, from, t.namespace, l.Limits)
+	pinned := req.Reference.Digest != ""
+	switch {
+	case err != nil:
+		a := &answer{explanation: executor.ExplainInvalidKey(err), invalid: true}
+		if !mutation {
+			a.encoded, _ = encodeValue(a, key, most)
+		}
+		return req, a
+	case mutation && pinned:
+		return req, &answer{echo: true}
+	case !mutation && !pinned:
+		req.Unpinned = t.unpinned
+	}
+	return req, nil
 }
 
 // share is the room that one key's reports have in an answer of so many.

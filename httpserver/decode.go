@@ -60,7 +60,7 @@ func refused(status int, format string, args ...any) *requestError {
 
 // read reads what the request asks for, within the limits. The bytes of the body
 // are taken from the budget first; release gives them back and is never nil.
-func (s *Server) read(w http.ResponseWriter, r *http.Request, live *snapshot, namespace string, until time.Time) (a *asked, release func(), err error) {
+func (s *Server) read(w http.ResponseWriter, r *http.Request, live *snapshot, t terms, until time.Time) (a *asked, release func(), err error) {
 	release = func() {}
 	if err := checkContentType(r.Header.Get("Content-Type")); err != nil {
 		return nil, release, err
@@ -92,7 +92,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, live *snapshot, na
 	if buffer.data, err = readBody(buffer.data[:0], w, r, limits, until); err != nil {
 		return nil, release, err
 	}
-	a, err = live.understand(buffer.data, namespace)
+	a, err = live.understand(buffer.data, t)
 	return a, release, err
 }
 
@@ -274,19 +274,4 @@ func parseKey(key string, from NamespaceFrom, pathNamespace string, limits Limit
 	ref, err := referrerstore.ParseReference(key)
 	req.Reference = ref
 	return req, err
-}
-
-// pathNamespace is the namespace of the request's path, refused where the
-// configuration takes none from there.
-func pathNamespace(vars map[string]string, from NamespaceFrom) (string, error) {
-	namespace, given := vars["namespace"]
-	switch {
-	case !given:
-		return "", nil
-	case from != NamespaceFromPath:
-		return "", refused(http.StatusNotFound, "namespaces in the path are not in use here (server.namespaceFrom)")
-	case !namespaceName.MatchString(namespace):
-		return "", refused(http.StatusBadRequest, "the path's namespace is not a valid name")
-	}
-	return namespace, nil
 }

@@ -14,18 +14,22 @@ const (
 // hosts counts the subjects that requests wait for by registry host. A host is
 // forgotten when nobody waits for it.
 type hosts struct {
+	perHost, all int
+
 	mu      sync.Mutex // guards the fields that follow it
 	total   int
 	waiting map[string]int
 }
 
-func newHosts() *hosts { return &hosts{waiting: make(map[string]int)} }
+func newHosts(perHost, all int) *hosts {
+	return &hosts{perHost: perHost, all: all, waiting: make(map[string]int)}
+}
 
 // join enters a host's queue, or says that it is full. Who joined must part.
 func (h *hosts) join(host string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.total == queued || h.waiting[host] == queuedPerHost {
+	if h.total == h.all || h.waiting[host] == h.perHost {
 		return false
 	}
 	h.total++

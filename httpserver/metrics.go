@@ -14,13 +14,16 @@ import (
 type metrics struct {
 	requests   *prometheus.CounterVec
 	keys       *prometheus.CounterVec
-	duration   prometheus.Histogram
+	mutations  *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
 	inFlight   prometheus.Gauge
 	generation prometheus.Gauge
 
 	// Those of every request, found once.
-	ok        prometheus.Counter
+	ok        [routeOther]prometheus.Counter
+	durations [routeOther]prometheus.Observer
 	decisions [3]prometheus.Counter // by executor.Decision
+	outcomes  [3]prometheus.Counter // by mutated
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -28,16 +31,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "gatehouse_http_requests_total",
-			Help: "Requests to the webhook, by HTTP status.",
-		}, []string{"status"}),
+			Help: "Requests to the webhook, by path (verify, mutate, audit or other) and HTTP status.",
+		}, []string{"path", "status"}),
 		keys: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "gatehouse_keys_total",
-			Help: "Keys answered, by decision; undecided are those without a verdict.",
+			Help: "Keys of verify and audit answered, by decision; undecided are those without a verdict.",
 		}, []string{"decision"}),
-		duration: f.NewHistogram(prometheus.HistogramOpts{
+		mutations: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "gatehouse_mutated_keys_total",
+			Help: "Keys of mutate answered, by outcome: pinned to a digest, echoed as they were, or failed.",
+		}, []string{"outcome"}),
+		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "gatehouse_http_duration_seconds", Buckets: prometheus.ExponentialBuckets(0.001, 2, 13),
-			Help: "Time from a request to the last byte of its answer.",
-		}),
+			Help: "Time from a request to the last byte of its answer, by path: verify, mutate or audit.",
+		}, []string{"path"}),
 		inFlight: f.NewGauge(prometheus.GaugeOpts{
 			Name: "gatehouse_http_in_flight",
 			Help: "Requests to the webhook that are being answered.",
@@ -47,17 +54,41 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Number of the configuration that is live, counted from 1.",
 		}),
 	}
-	m.ok = m.requests.WithLabelValues(statusLabel(http.StatusOK))
+	for to := range routeOther {
+		m.ok[to] = m.requests.WithLabelValues(to.String(), statusLabel(http.StatusOK))
+		m.durations[to] = m.duration.WithLabelValues(to.String())
+	}
+	for _, outcome := range []mutated{mutatedPinned, mutatedEchoed, mutatedFailed} {
+		m.outcomes[outcome] = m.mutations.WithLabelValues(outcome.String())
+	}
 	for _, decision := range []executor.Decision{executor.Undecided, executor.Denied, executor.Allowed} {
 		m.decisions[decision] = m.keys.WithLabelValues(decision.String())
 	}
 	return m
 }
 
-// answered counts an answer and the decisions in it.
-func (m *metrics) answered(decisions [3]int, took time.Duration) {
-	m.ok.Inc()
-	m.duration.Observe(took.Seconds())
+// answered counts an answer.
+func (m *metrics) answered(to route, took time.Duration) {
+	m.ok[to].Inc()
+	m.durations[to].Observe(took.Seconds())
+}
+
+// refused counts a request that was refused as a whole.
+func (m *metrics) refused(to route, status int) {
+	m.requests.WithLabelValues(to.String(), statusLabel(status)).Inc()
+}
+
+// mutated counts what became of a mutation's keys.
+func (m *metrics) mutated(counts [3]int) {
+	for outcome, n := range counts {
+		if n > 0 {
+			m.outcomes[outcome].Add(float64(n))
+		}
+	}
+}
+
+// decided counts the decisions of an answer.
+func (m *metrics) decided(decisions [3]int) {
 	for decision, n := range decisions {
 		if n > 0 {
 			m.decisions[decision].Add(float64(n))

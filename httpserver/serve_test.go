@@ -450,7 +450,7 @@ func TestMetricsAfterRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`gatehouse_keys_total{decision="allowed"} 1`, `gatehouse_keys_total{decision="undecided"} 1`, `gatehouse_http_requests_total{status="200"} 1`} {
+	for _, want := range []string{`gatehouse_keys_total{decision="allowed"} 1`, `gatehouse_keys_total{decision="undecided"} 1`, `gatehouse_http_requests_total{path="verify",status="200"} 1`, `gatehouse_http_duration_seconds_count{path="verify"} 1`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("metrics lack %s", want)
 		}

@@ -1,10 +1,13 @@
 // Package httpserver is where Gatekeeper asks and where operators look.
 //
-// server.go holds the routes and the life of the two listeners, verify.go one
-// request's fan-out over its subjects, decode.go what is refused before that,
-// wire.go the JSON of Gatekeeper and of Ratify's reports. tls.go reloads
-// certificates, peers.go tells clients that reuse connections from those that
-// leave them behind, health.go and metrics.go are the read-only side.
+// server.go holds the life of the two listeners, route.go the paths and what their
+// URLs say, request.go one request's fan-out over its subjects, whatever it wants
+// of them: verify.go a verdict, mutate.go a digest, behind which ahead.go begins
+// the verdict. decode.go is what is refused before that, asked.go what a body
+// means, wire.go the JSON of Gatekeeper and of Ratify's reports, trace.go the name
+// of a request. tls.go reloads certificates, peers.go tells clients that reuse
+// connections from those that leave them behind, health.go and metrics.go are the
+// read-only side.
 //
 // The package knows no registry, no signature and no configuration file: a
 // [Snapshot] holds what a request reads, once, and is swapped whole.
@@ -33,17 +36,18 @@ import (
 	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
-// VerifyPath is where Gatekeeper's Provider points; with namespaces from the
-// path, /namespaces/NS follows it.
-const VerifyPath = "/ratify/gatekeeper/v1/verify"
-
-// Decider answers for one subject; [executor.Executor] is one. Verify returns
-// soon after its context ends.
+// Decider answers for one subject; [executor.Executor] is one. Verify and Pin
+// return soon after their context ends.
 type Decider interface {
 	Verify(ctx context.Context, req executor.Request) (executor.Result, error)
 	// Recall answers without I/O and without waiting, as of now; false says that
 	// it takes Verify.
 	Recall(req executor.Request, now time.Time) (executor.Result, bool)
+	// Pin finds the digest that the subject's tag leads to.
+	Pin(ctx context.Context, req executor.Request) (executor.Pin, error)
+	// RecallPin is Pin without I/O and without waiting, as of now; false says that
+	// it takes Pin.
+	RecallPin(req executor.Request, now time.Time) (pin executor.Pin, known bool, err error)
 }
 
 // Snapshot is what a request reads, as one immutable whole.
@@ -54,6 +58,13 @@ type Snapshot struct {
 	// VerifyTimeout is when the last byte of an answer has left, counted from
 	// when the request's header has been read.
 	VerifyTimeout time.Duration
+	// MutateTimeout is the same for mutations; 0 means 700 ms.
+	MutateTimeout time.Duration
+	// MutateTo is what mutation makes of a tag.
+	MutateTo MutateTo
+	// Unpinned is what verify and audit say of an image that has only a tag,
+	// unless their URL makes it stricter.
+	Unpinned      executor.Unpinned
 	OnFailure     OnFailure
 	NamespaceFrom NamespaceFrom
 	Limits        Limits
@@ -134,6 +145,7 @@ type Server struct {
 	draining atomic.Bool
 	bodies   *referrerstore.Budget
 	hosts    *hosts
+	ahead    *ahead
 	peers    *peers
 	verdicts *verdicts
 	metrics  *metrics
@@ -155,7 +167,8 @@ func New(opts Options) *Server {
 	return &Server{
 		opts:     opts,
 		bodies:   opts.Bodies,
-		hosts:    newHosts(),
+		hosts:    newHosts(queuedPerHost, queued),
+		ahead:    newAhead(),
 		peers:    newPeers(),
 		verdicts: newVerdicts(),
 		metrics:  newMetrics(opts.Registerer),
@@ -171,19 +184,22 @@ func (s *Server) Swap(next *Snapshot) {
 // Handler is the webhook.
 func (s *Server) Handler() http.Handler {
 	r := mux.NewRouter().SkipClean(true)
-	r.Path(VerifyPath).Methods(http.MethodPost).HandlerFunc(s.verify)
-	r.Path(VerifyPath + "/namespaces/{namespace:.*}").Methods(http.MethodPost).HandlerFunc(s.verify)
-	r.NotFoundHandler = s.refuseWith(http.StatusNotFound, "there is nothing here: POST to "+VerifyPath)
+	for to := range routeOther {
+		serve := func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, to) }
+		r.Path(to.path()).Methods(http.MethodPost).HandlerFunc(serve)
+		r.Path(to.path() + "/namespaces/{namespace:.*}").Methods(http.MethodPost).HandlerFunc(serve)
+	}
+	r.NotFoundHandler = s.refuseWith(http.StatusNotFound, "there is nothing here: POST to "+VerifyPath+", "+MutatePath+" or "+AuditPath)
 	r.MethodNotAllowedHandler = s.refuseWith(http.StatusMethodNotAllowed, "only POST is answered")
 	return s.recovered(s.known(s.peers.wrap(s.shortcut(r))))
 }
 
-// shortcut hands the one request that nearly all are to its handler: the router
+// shortcut hands the requests that nearly all are to their handler: the router
 // would copy each for the sake of variables that it has none of.
 func (s *Server) shortcut(router http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost && r.URL.Path == VerifyPath && r.URL.RawPath == "" {
-			s.verify(w, r)
+		if to, exact := exactRoute(r.URL.Path); exact && r.Method == http.MethodPost && r.URL.RawPath == "" {
+			s.serve(w, r, to)
 			return
 		}
 		router.ServeHTTP(w, r)
@@ -274,7 +290,7 @@ func (s *Server) drain(servers ...*http.Server) error {
 	s.draining.Store(true)
 	wait := 5 * time.Second
 	if live := s.live.Load(); live != nil {
-		wait = live.VerifyTimeout + time.Second
+		wait = max(live.VerifyTimeout, live.timeout(routeMutate)) + time.Second
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), wait) // the caller's has ended: that is why we drain
 	defer cancel()

@@ -37,6 +37,7 @@ type decider struct {
 	calls atomic.Int32
 	block chan struct{}
 	proof atomic.Uint64 // of what Recall remembers; 0 is nothing
+	pins
 }
 
 func (d *decider) Verify(ctx context.Context, req executor.Request) (executor.Result, error) {
@@ -358,6 +359,7 @@ func TestNamespaces(t *testing.T) {
 type recorder struct {
 	mu       sync.Mutex
 	requests []executor.Request
+	pins
 }
 
 func (r *recorder) Verify(_ context.Context, req executor.Request) (executor.Result, error) {
@@ -463,6 +465,11 @@ func BenchmarkRememberedAnswer(b *testing.B) {
 
 func benchmarkAnswer(b *testing.B, d *decider, keys ...string) {
 	b.Helper()
+	benchmark(b, httpserver.VerifyPath, d, keys...)
+}
+
+func benchmark(b *testing.B, path string, d *decider, keys ...string) {
+	b.Helper()
 	h := newServer(b, d, func(s *httpserver.Snapshot) { s.AnswerBytes = 1 << 20 }).Handler()
 	body, err := json.Marshal(externaldata.NewProviderRequest(keys))
 	if err != nil {
@@ -471,7 +478,7 @@ func benchmarkAnswer(b *testing.B, d *decider, keys ...string) {
 	b.ReportAllocs()
 	for b.Loop() {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, httpserver.VerifyPath, bytes.NewReader(body)))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body)))
 		if w.Code != http.StatusOK {
 			b.Fatal(w.Code)
 		}

@@ -58,8 +58,8 @@ type report struct {
 // for one artifact.
 const policyType = "policy"
 
-// encodedValue is a value without what differs between two requests: it is
-// whether it is a success, and the reports in JSON.
+// encodedValue is a value in JSON: of a verdict its reports, and what differs
+// between two requests is not there; of a mutation all of it.
 type encodedValue []byte
 
 // appendResponse makes the answer to a well-formed request: an item for each
@@ -85,6 +85,7 @@ func appendResponse(body []byte, keys []keyed, answers []*answer, trace string, 
 		body = append(body, ']')
 	}
 	if text := left.String(); text != "" {
+		text = traced(text, trace)
 		if separator == "," {
 			body = append(body, ',')
 		}
@@ -118,7 +119,8 @@ const (
 // major version read, which would be undefined over the older shape alone.
 //
 // held is there only where the registry did not answer and what it said before
-// stood in for it, with the age of that and the code of why.
+// stood in for it, or where an audit did not ask it, with the age of that and the
+// code of why; unpinned where the image has only a tag and that is to be said.
 func (a *answer) appendItem(body, key []byte, trace string, stamp []byte) []byte {
 	body = append(body, `{"key":`...)
 	body = append(body, key...)
@@ -127,6 +129,9 @@ func (a *answer) appendItem(body, key []byte, trace string, stamp []byte) []byte
 	body = append(body, `,"succeeded":`...)
 	body = strconv.AppendBool(body, a.success())
 	body = appendHeld(body, a.result.Held)
+	if a.result.Unpinned() {
+		body = append(body, `,"unpinned":true`...)
+	}
 	body = append(body, `,"traceID":"`...)
 	body = append(body, trace...)
 	body = append(body, `","timestamp":"`...)

@@ -128,6 +128,7 @@ func isWrittenAsJSONWould(t *testing.T, body []byte) {
 			AgeSeconds int64  `json:"ageSeconds"`
 			Reason     string `json:"reason"`
 		} `json:"held,omitempty"`
+		Unpinned        bool     `json:"unpinned,omitempty"`
 		TraceID         string   `json:"traceID"`
 		Timestamp       string   `json:"timestamp"`
 		VerifierReports []report `json:"verifierReports"`
@@ -191,6 +192,55 @@ func TestGoldenHeld(t *testing.T) {
 	body := appendResponse(nil, keys[:1], encoded(keys[:1], held, FailureIsSystemError), someTrace, someTime)
 	golden(t, "held.json", body)
 	isWrittenAsJSONWould(t, body)
+}
+
+// That an image has only a tag is in a field of its own, be it denied for that or
+// not.
+func TestGoldenUnpinned(t *testing.T) {
+	t.Parallel()
+	keys, answers := outcomes(t)
+	warned := answers[:2]
+	warned[0].result.Request.Unpinned = executor.UnpinnedWarn
+	warned[1].result = executor.Result{Request: warned[0].result.Request, Rule: "production", Decision: executor.Denied, Denial: executor.ErrUnpinned}
+	warned[1].result.Request.Unpinned = executor.UnpinnedDeny
+	warned[1].explanation = executor.Explain(warned[1].result, nil)
+	body := appendResponse(nil, keys[:2], encoded(keys[:2], warned, FailureIsSystemError), someTrace, someTime)
+	golden(t, "unpinned.json", body)
+	isWrittenAsJSONWould(t, body)
+}
+
+func TestGoldenMutation(t *testing.T) {
+	t.Parallel()
+	req := executor.Request{Reference: referrerstore.Reference{Registry: "docker.io", Repository: "library/nginx", Tag: "latest"}}
+	echo := &answer{echo: true}
+	pinned := &answer{encoded: appendString(nil, req.Reference.Pinned(digest.FromString("nginx")).String())}
+	late := pinning{}.failed(nil, job{req: req}, context.DeadlineExceeded)
+	absent := pinning{}.failed(nil, job{req: req}, referrerstore.ErrNotFound)
+	l := newSnapshot(&Snapshot{Limits: Limits{KeyBytes: 100}, NamespaceFrom: NamespaceFromKey})
+	_, forged := l.subject("[prod]nginx", terms{to: routeMutate}, maxAnswerBytes)
+	answers := []*answer{pinned, echo, late, absent, forged}
+	keys := []keyed{newKeyed("nginx", 0), newKeyed("", 1), newKeyed("<&>\u2028@x", 1), newKeyed("nginx:latest", 0), newKeyed("late", 2), newKeyed("absent", 3), newKeyed("[prod]nginx", 4)}
+	body := appendMutation(nil, keys, answers, someTrace)
+	golden(t, "mutate.json", body)
+	isAsGatekeepers(t, body)
+	golden(t, "mutate_nothing.json", appendMutation(nil, nil, nil, someTrace))
+}
+
+// isAsGatekeepers compares what was written by hand with what encoding/json makes
+// of the frameworks' own types, which leave out a key that is empty.
+func isAsGatekeepers(t *testing.T, body []byte) {
+	t.Helper()
+	var response externaldata.ProviderResponse
+	if err := json.Unmarshal(body, &response); err != nil {
+		t.Fatal(err)
+	}
+	want, err := json.Marshal(response)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want)+"\n", strings.ReplaceAll(string(body), `"key":"",`, "")); diff != "" {
+		t.Errorf("written by hand (-encoding/json +ours):\n%s", diff)
+	}
 }
 
 // No value and no report has a null or lacks a field: templates that meet one

@@ -227,20 +227,20 @@ type stopwatch struct {
 }
 
 type timed struct {
-	inner httpserver.Decider
+	httpserver.Decider
 	watch *stopwatch
 }
 
 func (s *stopwatch) around(inner httpserver.Decider) httpserver.Decider { return timed{inner, s} }
 
 func (t timed) Verify(ctx context.Context, req executor.Request) (executor.Result, error) {
-	result, err := t.inner.Verify(ctx, req)
+	result, err := t.Decider.Verify(ctx, req)
 	t.watch.note(req, result)
 	return result, err
 }
 
 func (t timed) Recall(req executor.Request, now time.Time) (executor.Result, bool) {
-	result, ok := t.inner.Recall(req, now)
+	result, ok := t.Decider.Recall(req, now)
 	if ok {
 		t.watch.note(req, result)
 	}

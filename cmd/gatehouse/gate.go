@@ -239,31 +239,6 @@ func (g *gate) told(change func()) {
 	g.metrics.current.Set(current)
 }
 
-func (g *gate) snapshot(l *live) *httpserver.Snapshot {
-	s := l.config.Server
-	snapshot := &httpserver.Snapshot{
-		Decider:       l.executor,
-		Generation:    l.number,
-		VerifyTimeout: s.VerifyTimeout,
-		Limits:        httpserver.Limits{BodyBytes: s.Limits.BodyBytes, Keys: s.Limits.Keys, KeyBytes: s.Limits.KeyBytes},
-		AnswerBytes:   l.config.Proofs.MaxBytes / answersShare,
-	}
-	if g.opts.wrap != nil {
-		snapshot.Decider = g.opts.wrap(snapshot.Decider)
-	}
-	if s.OnFailure == config.OnFailureValue {
-		snapshot.OnFailure = httpserver.FailureIsValue
-	}
-	switch s.NamespaceFrom {
-	case config.NamespaceFromKey:
-		snapshot.NamespaceFrom = httpserver.NamespaceFromKey
-	case config.NamespaceFromPath:
-		snapshot.NamespaceFrom = httpserver.NamespaceFromPath
-	case config.NamespaceFromNone:
-	}
-	return snapshot
-}
-
 // retire closes a former configuration once its last request has run out.
 func (g *gate) retire(former *live) {
 	g.retired.Go(func() {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gatehouse-project/gatehouse/config"
 	"github.com/gatehouse-project/gatehouse/executor"
+	"github.com/gatehouse-project/gatehouse/executor/canary"
 	"github.com/gatehouse-project/gatehouse/executor/policy"
 	"github.com/gatehouse-project/gatehouse/executor/proofs"
 	"github.com/gatehouse-project/gatehouse/httpserver/registry"
@@ -58,6 +59,7 @@ type live struct {
 	governor *governor.Governor
 	metrics  *prometheus.Registry
 	pulls    *registry.Snapshot // nil if nothing is pulled through
+	canary   *canary.Canary     // nil if none is configured
 	ends     []func()
 
 	running sync.WaitGroup // of what start began
@@ -123,6 +125,9 @@ func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []
 	}
 	l.executor = executor.New(ctx, roles, judges, rules, opts)
 	var err error
+	if l.canary, err = l.newCanary(with.logger); err != nil {
+		return err
+	}
 	l.pulls, err = l.pullThrough(with.read)
 	return err
 }
@@ -354,6 +359,9 @@ func (l *live) files() []string {
 func (l *live) start(ctx context.Context) {
 	ctx, l.stop = context.WithCancel(ctx)
 	l.running.Go(func() { l.executor.Run(ctx) })
+	if l.canary != nil {
+		l.running.Go(func() { l.canary.Run(ctx) })
+	}
 }
 
 // halt ends what start began; requests are still answered.
