@@ -13,6 +13,7 @@ import (
 	"github.com/open-policy-agent/frameworks/constraint/pkg/client/drivers/rego"
 	"github.com/open-policy-agent/frameworks/constraint/pkg/client/reviews"
 	"github.com/open-policy-agent/frameworks/constraint/pkg/externaldata"
+	"github.com/open-policy-agent/frameworks/constraint/pkg/handler"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -54,22 +55,33 @@ type Question struct {
 // Evaluate is safe for concurrent use; evaluations take turns, because all
 // templates name one provider. A wait for the turn ends with ctx.
 func Evaluate(ctx context.Context, q Question) ([]string, error) {
-	all, err := shared()
+	all, err := inTurn(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("build the engine: %w", err)
+		return nil, err
 	}
-	select {
-	case all.turn <- struct{}{}:
-		defer func() { <-all.turn }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for the engine: %w", context.Cause(ctx))
-	}
+	defer all.endTurn()
 	violations, err := all.evaluate(ctx, q)
 	if err != nil {
 		return nil, fmt.Errorf("evaluate %s: %w", q.Template, err)
 	}
 	return violations, nil
 }
+
+// inTurn is the engine, which is the caller's until it ends its turn.
+func inTurn(ctx context.Context) (*engine, error) {
+	all, err := shared()
+	if err != nil {
+		return nil, fmt.Errorf("build the engine: %w", err)
+	}
+	select {
+	case all.turn <- struct{}{}:
+		return all, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the engine: %w", context.Cause(ctx))
+	}
+}
+
+func (e *engine) endTurn() { <-e.turn }
 
 // shared is the one engine of the process: drivers register external_data in a
 // table of the Rego library that has no lock, and the last one registered
@@ -80,6 +92,10 @@ type engine struct {
 	providers *externaldata.ProviderCache
 	programs  map[string]program
 	turn      chan struct{} // holds the one turn
+
+	// shipped are clients with one of Ratify's templates and the chart's, by
+	// its text. Whoever has the turn may change them.
+	shipped map[string]*client.Client
 }
 
 // program is one compiled template. Each has a client of its own because two
@@ -94,6 +110,7 @@ func newEngine() (*engine, error) {
 		providers: externaldata.NewCache(),
 		programs:  make(map[string]program),
 		turn:      make(chan struct{}, 1),
+		shipped:   make(map[string]*client.Client),
 	}
 	for _, name := range Names() {
 		p, err := e.compile(context.Background(), name)
@@ -110,15 +127,7 @@ func (e *engine) compile(ctx context.Context, name string) (program, error) {
 	if err != nil {
 		return program{}, err
 	}
-	driver, err := rego.New(rego.AddExternalDataProviderCache(e.providers))
-	if err != nil {
-		return program{}, fmt.Errorf("make a driver for %s: %w", name, err)
-	}
-	c, err := client.NewClient(
-		client.Targets(podTarget{}),
-		client.Driver(driver),
-		client.EnforcementPoints(constraints.WebhookEnforcementPoint),
-	)
+	c, err := e.client(podTarget{})
 	if err != nil {
 		return program{}, fmt.Errorf("make a client for %s: %w", name, err)
 	}
@@ -128,12 +137,24 @@ func (e *engine) compile(ctx context.Context, name string) (program, error) {
 	return program{client: c, sample: def.constraint}, nil
 }
 
+func (e *engine) client(target handler.TargetHandler) (*client.Client, error) {
+	driver, err := rego.New(rego.AddExternalDataProviderCache(e.providers))
+	if err != nil {
+		return nil, fmt.Errorf("make a driver: %w", err)
+	}
+	return client.NewClient(
+		client.Targets(target),
+		client.Driver(driver),
+		client.EnforcementPoints(WebhookPoint, AuditPoint),
+	)
+}
+
 func (e *engine) evaluate(ctx context.Context, q Question) ([]string, error) {
 	p, ok := e.programs[q.Template]
 	if !ok {
 		return nil, errors.New("no such template")
 	}
-	if err := e.providers.Upsert(providerOf(q.Provider)); err != nil {
+	if err := e.providers.Upsert(providerOf(ProviderName, q.Provider)); err != nil {
 		return nil, fmt.Errorf("add the provider: %w", err)
 	}
 	// Removal also closes the client's idle connections.
@@ -174,9 +195,9 @@ func (p program) constraint(parameters map[string]any) (*unstructured.Unstructur
 	return constraint, nil
 }
 
-func providerOf(p Provider) *unversioned.Provider {
+func providerOf(name string, p Provider) *unversioned.Provider {
 	return &unversioned.Provider{
-		ObjectMeta: metav1.ObjectMeta{Name: ProviderName},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: unversioned.ProviderSpec{
 			URL:      p.URL,
 			Timeout:  providerTimeout,

@@ -14,7 +14,12 @@
 //     templates ask it, and compare; they also hold each answer against
 //     [Conforms], the rules of the wire format that the templates rest on.
 //
-// What the templates read, beside system_error, errors and responses (every
+// The policies that the chart ships, in charts/gatehouse/policy, are read from
+// there and tested here too: [Review] is one request under review by their
+// Constraints, and the module in the folder mutation applies Assigns with
+// Gatekeeper's mutation system, as a process that the tests build and drive.
+//
+// What Ratify's templates read, beside system_error, errors and responses (every
 // path is relative to an item's value; r is one of verifierReports):
 //
 //	ratifyverification            isSuccess, timestamp, traceID
@@ -27,7 +32,7 @@
 //	sbomvalidation                r.type, r.isSuccess
 //	vulnerabilityreportvalidation r.type, r.isSuccess, r.extensions.createdAt
 //
-// None checks that every key it asked was answered.
+// None of these checks that every key it asked was answered.
 package templates
 
 import (
