@@ -159,7 +159,7 @@ func TestWatch(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				store := &Store{silence: silence{header: headerSilence, body: bodySilence}}
-				ctx, w := store.watch(t.Context(), &call{kind: kindPullBlob})
+				ctx, w := store.watch(t.Context(), &call{kind: kindPullBlob}, 0)
 				defer w.end()
 				time.Sleep(tt.header)
 				synctest.Wait()
@@ -191,12 +191,32 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// Judgements have deadlines of their own.
-func TestJudgementsAreNotWatched(t *testing.T) {
+// The work of a judgement has no deadline of its own: a request that is lost is
+// given up after a time that its host never takes.
+func TestJudgementsAreWatched(t *testing.T) {
 	t.Parallel()
-	for _, of := range []*call{nil, {kind: kindResolve}, {kind: kindBlob}, {kind: kindChallenge}} {
-		if ctx, w := (&Store{}).watch(t.Context(), of); w != nil || ctx != t.Context() {
-			t.Errorf("%+v is watched", of)
+	for _, tt := range []struct {
+		usual   time.Duration
+		attempt int
+		want    time.Duration
+	}{
+		{0, 1, 5 * time.Second},
+		{0, 3, 20 * time.Second},
+		{time.Millisecond, 1, 2 * time.Second},
+		{250 * time.Millisecond, 2, 4 * time.Second},
+		{time.Second, 1, 8 * time.Second},
+	} {
+		for _, of := range []*call{nil, {kind: kindResolve}, {kind: kindBlob}, {kind: kindChallenge}} {
+			synctest.Test(t, func(t *testing.T) {
+				store := &Store{silence: silence{header: headerSilence, body: bodySilence}}
+				ctx, w := store.watch(context.WithValue(t.Context(), attemptKey{}, tt.attempt), of, tt.usual)
+				defer w.end()
+				begun := time.Now()
+				<-ctx.Done()
+				if took := time.Since(begun); took != tt.want || !errors.Is(w.explain(ctx.Err()), referrerstore.ErrUnavailable) {
+					t.Errorf("%+v, attempt %d, usually %s: given up after %s, want %s", of, tt.attempt, tt.usual, took, tt.want)
+				}
+			})
 		}
 	}
 }

@@ -53,14 +53,15 @@ func (c *client) send(req *http.Request, authorization string) (*answer, error) 
 	of := callOf(req.Context())
 	ctx, span := c.store.tracer.request(req.Context(), req.Method, req.URL, of.kind)
 	work := referrerstore.WorkOf(ctx)
-	permit, err := c.turns(of.kind.turns()).Acquire(ctx)
+	turns := c.turns(of.kind.turns())
+	permit, err := turns.Acquire(ctx)
 	if err != nil {
 		work.SetHold(referrerstore.Hold{}) // of one that waits no longer
 		finish(span, err)
 		return nil, unsent(ctx, err)
 	}
 	ended := work.Started()
-	watched, watch := c.store.watch(ctx, of)
+	watched, watch := c.store.watch(ctx, of, turns.Usual())
 	free := func() { watch.end(); ended(); permit.Release() }
 	span.AddEvent(eventSent)
 	out := req.Clone(withTrail(watched, &trail{}))

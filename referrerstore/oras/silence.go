@@ -14,14 +14,23 @@ import (
 // What a registry may not do is to say nothing at all.
 const (
 	// headerSilence is from sending a request to its answer's header, redirects
-	// and connecting included. Judgements have deadlines of their own, and
-	// package guard's bound beyond them.
+	// and connecting included.
 	headerSilence = 10 * time.Second
 	// bodySilence is for a Read of a body; time between two does not count.
 	bodySilence = 30 * time.Second
+
+	// The work of a judgement goes on behind its caller's deadline, and whoever
+	// asks again joins it: of a request that is lost, everybody would wait for as
+	// long as package guard lets it. So it is given up after lostFactor times
+	// what is usual for the host, lostLeast at the least, lostUnknown where
+	// nothing usual is known, and sent again. Each next one has twice as long: a
+	// registry that is always as slow has to come to an end of it too.
+	lostFactor  = 8
+	lostLeast   = 2 * time.Second
+	lostUnknown = 5 * time.Second
 )
 
-// silence is how long a registry may say nothing before a pull is given up.
+// silence is how long a registry may say nothing before a request is given up.
 type silence struct{ header, body time.Duration }
 
 // watch gives up one request whose registry is silent for too long. A nil watch
@@ -33,19 +42,32 @@ type watch struct {
 	bored  atomic.Bool
 }
 
-// watch begins to watch a request of a pull, which is to be sent now with the
-// context that it returns. Whoever calls it calls end.
-func (s *Store) watch(ctx context.Context, of *call) (context.Context, *watch) {
+// watch begins to watch a request, which is to be sent now with the context that
+// it returns, to a host whose answers usually take so long. Whoever calls it
+// calls end.
+func (s *Store) watch(ctx context.Context, of *call, usual time.Duration) (context.Context, *watch) {
+	allowed := s.silence
 	if of.purpose() != pulling {
-		return ctx, nil
+		allowed = judged(usual, attemptOf(ctx))
 	}
 	own, cancel := context.WithCancelCause(ctx)
-	w := &watch{body: s.silence.body, cancel: cancel}
-	w.timer = time.AfterFunc(s.silence.header, func() {
+	w := &watch{body: allowed.body, cancel: cancel}
+	w.timer = time.AfterFunc(allowed.header, func() {
 		w.bored.Store(true)
 		cancel(errSilent)
 	})
 	return own, w
+}
+
+// judged is how long a registry may say nothing to an attempt of a judgement,
+// counted from one.
+func judged(usual time.Duration, attempt int) silence {
+	most := max(lostLeast, lostFactor*usual)
+	if usual == 0 {
+		most = lostUnknown
+	}
+	most <<= attempt - 1
+	return silence{header: most, body: most}
 }
 
 var errSilent = fmt.Errorf("%w: nothing comes for too long", referrerstore.ErrUnavailable)

@@ -23,7 +23,7 @@ func TestResponseCache(t *testing.T) {
 	for i, c := range []transient{
 		{about: "status 503", fault: unavailable, reason: "REGISTRY_UNAVAILABLE", within: 2 * time.Second},
 		{about: "a reset", fault: registry.Reset(), reason: "REGISTRY_UNAVAILABLE", within: 2 * time.Second},
-		{about: "silence", fault: registry.Hang(), reason: "DEADLINE_EXCEEDED", within: 5 * time.Second},
+		{about: "silence", fault: registry.Hang(), reason: "DEADLINE_EXCEEDED", within: 2 * time.Second},
 	} {
 		w.part("transient/"+c.about, func() { w.playTransient(i, c) })
 	}
@@ -53,6 +53,7 @@ func only(repository string, f registry.Fault) registry.Fault {
 
 func (w *world) playTransient(at int, c transient) {
 	good, flaky := w.signed(at, "good", "1"), w.signed(at, "flaky", "1")
+	w.verdict("Pod by which the registry gets known", w.try(w.podOf("known", specOf(w.signed(at, "known", "1")))), "")
 	w.registries[at].SetIntercept(only("flaky", c.fault))
 	o := w.apply(w.pod("flaky", good, flaky))
 	w.denied("transient", "Pod with a good image and one for which the registry answers with "+c.about, o, c.reason)

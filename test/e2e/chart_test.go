@@ -29,6 +29,8 @@ func TestChart(t *testing.T) {
 		return !w.kubectl("", "get", "crd", "gatehouseverification.constraints.gatekeeper.sh").OK()
 	})
 	install(w)
+	w.clear()
+	rotate(w)
 }
 
 // dryRun has the API server look at what every set of values makes.
@@ -55,8 +57,8 @@ func dryRun(w *world) {
 	}
 }
 
+// chartValues lacks certificates, and takes a registry's host.
 const chartValues = `
-certificates: {mode: supplied, secretName: gatehouse-certificate, caBundle: %q}
 gatekeeper: {validatingWebhookTimeoutSeconds: 10, mutatingWebhookTimeoutSeconds: 10}
 mutation: {enabled: true}
 files:
@@ -81,20 +83,14 @@ func install(w *world) {
 	w.t.Helper()
 	const section = "chart"
 	w.supply()
-	values := filepath.Join(w.dir, "values.yaml")
-	w.ok(os.WriteFile(values, fmt.Appendf(nil, chartValues, w.ca.PEM, w.registries[0].Host()), 0o600))
+	values := w.chartValues(fmt.Sprintf("certificates: {mode: supplied, secretName: gatehouse-certificate, caBundle: %q}\n", w.ca.PEM))
 	dir := must(chart.Dir(w.t.Context()))(w.t)
-	helm := func(args ...string) cluster.Output {
-		o := must(w.Helm(w.t.Context(), append(args, "--namespace", cluster.GatekeeperNamespace)...))(w.t)
-		w.allowed(section, "helm "+args[0], o)
-		return o
-	}
-	helm("install", "gatehouse", dir, "--values", values)
-	defer helm("uninstall", "gatehouse", "--wait=hookOnly")
+	w.helm("install", "gatehouse", dir, "--values", values)
+	defer w.helm("uninstall", "gatehouse", "--wait=hookOnly")
 	w.eventually("the template's kind is known", func() bool {
 		return w.kubectl("", "get", "crd", "gatehouseverification.constraints.gatekeeper.sh").OK()
 	})
-	helm("upgrade", "gatehouse", dir, "--values", values, "--set", "policy.constraints.enabled=true")
+	w.helm("upgrade", "gatehouse", dir, "--values", values, "--set", "policy.constraints.enabled=true")
 
 	must(process.Build(w.t.Context()))(w.t) // which the image has done
 	begun := time.Now()
@@ -112,6 +108,21 @@ func install(w *world) {
 	})
 	w.allowed(section, "Pod with a signed image, by tag", o)
 	w.denied(section, "Pod with an image that nobody signed, by tag", w.tryPod("bad", unsigned), "SIGNATURE_NOT_FOUND")
+}
+
+// chartValues writes values for the chart into a file, and gives its path.
+func (w *world) chartValues(more string) string {
+	w.t.Helper()
+	path := filepath.Join(w.dir, "values.yaml")
+	w.ok(os.WriteFile(path, []byte(more+fmt.Sprintf(chartValues, w.registries[0].Host())), 0o600))
+	return path
+}
+
+// helm runs helm in Gatekeeper's namespace; it must succeed.
+func (w *world) helm(args ...string) {
+	w.t.Helper()
+	o := must(w.Helm(w.t.Context(), append(args, "--namespace", cluster.GatekeeperNamespace)...))(w.t)
+	w.allowed("chart", "helm "+args[0], o)
 }
 
 // supply makes what the values name: the certificate, Gatekeeper's own Secret, and
