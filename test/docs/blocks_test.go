@@ -128,12 +128,12 @@ func answerFields(t *testing.T, text string) []string {
 	return slices.Compact(names)
 }
 
-var target = regexp.MustCompile("(?:^|[\\s`])make ([a-z]+)\\b")
+var target = regexp.MustCompile("(?:^|[\\s`])make ([a-z0-9]+)\\b")
 
 func TestMakeTargets(t *testing.T) {
 	t.Parallel()
 	makefile, found := read(t, "Makefile"), map[string]bool{}
-	inBackticks := regexp.MustCompile("`make [a-z]+")
+	inBackticks := regexp.MustCompile("`make [a-z0-9]+")
 	for _, name := range documents(t) {
 		text := strings.Join(inBackticks.FindAllString(read(t, name), -1), "\n")
 		for _, b := range blocks(read(t, name)) {
@@ -232,17 +232,19 @@ func commandOf(usage string) (command []string, group bool) {
 	return command, strings.Contains(usage, "[command]")
 }
 
-// invocations are the arguments of each call of gatehouse in a line of shell.
+// invocations are the arguments of each call of gatehouse in a line of shell. Only
+// the first word of a command calls: to others, gatehouse may be an argument.
 func invocations(line string) [][]string {
 	var calls [][]string
 	var call []string
+	first := true
 	for _, word := range append(strings.Fields(line), "|") {
 		switch {
-		case word == "|" || word == ">" || word == "&&" || word == "#" || word == "&" || word == "<":
+		case word == "|" || word == ">" || word == "&&" || word == "||" || word == "#" || word == "&" || word == "<" || word == ";":
 			if call != nil {
 				calls = append(calls, call[1:])
 			}
-			call = nil
+			call, first = nil, true
 			if word == "#" {
 				return calls
 			}
@@ -250,12 +252,17 @@ func invocations(line string) [][]string {
 			// It stands for something.
 		case call != nil:
 			call = append(call, strings.Trim(word, `'"`))
-		case word == "gatehouse" || word == "bin/gatehouse":
+		case first && (word == "gatehouse" || word == "bin/gatehouse"):
 			call = []string{word}
+		default:
+			first = first && variable.MatchString(word)
 		}
 	}
 	return calls
 }
+
+// variable is an assignment before a command.
+var variable = regexp.MustCompile(`^[A-Z_]+=`)
 
 // validateReadme tries the README's configuration with a real certificate.
 func validateReadme(t *testing.T, gatehouse string) {

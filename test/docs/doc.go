@@ -9,6 +9,8 @@
 //     ARCHITECTURE.md describes, and its package map to the packages.
 //   - links_test.go follows the documents' links.
 //   - patterns_test.go tries the patterns that docs/configuration.md explains.
+//   - metrics_test.go runs a process that does all that it measures, writes the
+//     table of docs/metrics.md, and holds labels to bounded sets.
 //   - blocks_test.go tries what the documents show: configurations, answers,
 //     and command lines.
 //

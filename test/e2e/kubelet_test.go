@@ -50,6 +50,9 @@ func (k kubelet) run(namespace string, pod corev1.PodSpec, container corev1.Cont
 		c.args = append(c.args, arg)
 	}
 	for _, e := range container.Env {
+		if e.ValueFrom != nil {
+			k.w.t.Fatalf("the value of %s comes from where the chart had none come from", e.Name)
+		}
 		c.env = append(c.env, e.Name+"="+e.Value)
 	}
 	return c

@@ -30,7 +30,10 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	code, err := withPlane(ctx, m.Run)
+	code, err := withPlane(ctx, func() int {
+		stop() // from here on, an interrupt ends the process, and the kernel what it has started
+		return m.Run()
+	})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -52,6 +55,7 @@ func withPlane(ctx context.Context, run func() int) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	fmt.Println("logs go to", dir) // which a test that panics or takes too long leaves there
 	defer func() {
 		if code == 0 && err == nil {
 			err = os.RemoveAll(dir)

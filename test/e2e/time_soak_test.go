@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
@@ -40,6 +41,11 @@ func (w *world) soak() {
 		w.t.Errorf("soak: %s", all)
 	}
 	away := all.wrong()
+	for _, o := range away {
+		if o.err != nil || !strings.Contains(o.message, "denied the request: [gatehouse-pods]") || strings.Contains(o.message, "SIGN") {
+			w.t.Errorf("soak: denied, and not for want of a provider: %s", o)
+		}
+	}
 	about := fmt.Sprintf("%d clients, %d restarts, pods of one to five images at random", soakClients, restarts)
 	table.add("soak", about, fmt.Sprintf("%d pods admitted, all of signed images only; %d denied rightly, %d for want of a provider", admitted, len(all)-admitted-len(away), len(away)), all.durations().most())
 	tellChanges(w.t, "Restarts at random", "The process is ended every second and started up to 0.3 s later; Gatekeeper's cache is off.", [][]string{changeRow(about, all, len(away))})

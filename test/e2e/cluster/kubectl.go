@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,7 +44,7 @@ func (c *Cluster) Helm(ctx context.Context, args ...string) (Output, error) {
 
 func (c *Cluster) command(ctx context.Context, stdin, path string, args ...string) (Output, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(os.Environ(), "HOME="+c.dir)
+	cmd.Env = append(environment(), "HOME="+c.dir)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	start := time.Now()

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -36,7 +38,7 @@ func run(dir, name, path string, env []string, args ...string) (*program, error)
 	p := &program{name: name, log: log, exited: make(chan struct{})}
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, log, log
-	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Env = append(environment(), env...)
 	p.cmd.SysProcAttr = endsWithParent()
 	if err := p.cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), log.Close())
@@ -56,8 +58,8 @@ func (p *program) await(ctx context.Context, ready func(context.Context) error) 
 	defer ticker.Stop()
 	for {
 		err := ready(ctx)
-		if err == nil {
-			return nil
+		if err == nil && !p.ended() {
+			return nil // and it was this program that said so
 		}
 		select {
 		case <-p.exited:
@@ -67,6 +69,23 @@ func (p *program) await(ctx context.Context, ready func(context.Context) error) 
 		case <-ticker.C:
 		}
 	}
+}
+
+func (p *program) ended() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// environment is this process's without what steers the programs here: whose
+// cluster they drive, or their flags.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return slices.ContainsFunc([]string{"KUBE", "HELM_", "ETCD_", "XDG_"}, func(prefix string) bool { return strings.HasPrefix(variable, prefix) })
+	})
 }
 
 // stop asks the program to end, waits, and kills it if that takes too long.

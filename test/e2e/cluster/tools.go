@@ -97,8 +97,8 @@ func (t *Tools) findSources(ctx context.Context, folder string) error {
 func output(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	// The race detector and tags are for ours, not for these.
-	cmd.Env = append(os.Environ(), "GOFLAGS=")
+	// The race detector, tags and a workspace are for ours, not for these.
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
