@@ -253,6 +253,30 @@ func TestProvenance(t *testing.T) {
 	}
 }
 
+// What the caller's environment adds to the build is told, as the binary has it.
+func TestProvenanceOfFlags(t *testing.T) {
+	t.Setenv("GOFLAGS", "-buildvcs=false -gcflags=-N")
+	m := makeHello(t)
+	_, provenance := readProvenance(t, m.attached(t, m.digest, "application/vnd.in-toto+json"))
+	builds, _ := provenance.GetBuildDefinition().GetInternalParameters().AsMap()["builds"].([]any)
+	if len(builds) != len(m.platforms) {
+		t.Fatalf("builds %v", builds)
+	}
+	for i, architecture := range []string{"amd64", "arm64"} {
+		want := map[string]any{"-gcflags": "-N", "CGO_ENABLED": "0", "GOARCH": architecture}
+		build, _ := builds[i].(map[string]any)
+		settings, _ := build["settings"].(map[string]any)
+		for key, value := range want {
+			if settings[key] != value {
+				t.Errorf("%s is %v, not %v, in %v", key, settings[key], value, build)
+			}
+		}
+		if build["binary"] != "hello" || build["platform"] != "linux/"+architecture {
+			t.Errorf("%v", build)
+		}
+	}
+}
+
 // Sources that differ from their commit are not passed off as it.
 func TestProvenanceOfModified(t *testing.T) {
 	t.Parallel()

@@ -117,7 +117,8 @@ func externalParameters(r *release) map[string]any {
 	}
 }
 
-// internalParameters are what this command sets.
+// internalParameters are what this command sets, and what each binary says that it was
+// built with: the caller's environment may have added to it.
 func internalParameters(r *release) map[string]any {
 	var flags, environment []any
 	for _, flag := range goFlags(r.src.version) {
@@ -128,7 +129,21 @@ func internalParameters(r *release) map[string]any {
 			environment = append(environment, variable)
 		}
 	}
-	return map[string]any{"flags": flags, "environment": environment}
+	return map[string]any{"flags": flags, "environment": environment, "builds": builds(r)}
+}
+
+// builds are the settings of each binary, read from it.
+func builds(r *release) (all []any) {
+	for _, p := range r.platforms {
+		for _, e := range p.executables {
+			settings := make(map[string]any, len(e.info.Settings))
+			for _, s := range e.info.Settings {
+				settings[s.Key] = s.Value
+			}
+			all = append(all, map[string]any{"platform": p.platform.String(), "binary": e.name, "settings": settings})
+		}
+	}
+	return all
 }
 
 // resolvedDependencies are the commit, the toolchain and all modules.

@@ -54,6 +54,20 @@ func RenderText(ctx context.Context, o Options) (string, error) {
 	return onChart(ctx, o, "template", release)
 }
 
+// Notes gives what helm install would say at its end. Nothing is installed, and nothing is
+// asked of a cluster.
+func Notes(ctx context.Context, o Options) (string, error) {
+	text, err := onChart(ctx, o, "install", "gatehouse", "--dry-run=client")
+	if err != nil {
+		return "", err
+	}
+	_, notes, found := strings.Cut(text, "\nNOTES:\n")
+	if !found {
+		return "", errors.New("helm install gave no notes")
+	}
+	return notes, nil
+}
+
 // Lint runs helm lint --strict, and gives what it writes.
 func Lint(ctx context.Context, o Options) (string, error) {
 	return onChart(ctx, o, "lint", "--strict")

@@ -1,6 +1,7 @@
 package monitoring
 
 import (
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -12,13 +13,19 @@ var (
 	metricRow = regexp.MustCompile("(?m)^\\| `(gatehouse_[a-z_]+)` \\| ([a-z]+) \\| ([^|]*) \\|")
 	labelName = regexp.MustCompile("`([a-z_]+)`")
 	// selector is a metric in an expression, with its matchers if it has some.
-	selector = regexp.MustCompile(`\b(gatehouse_[a-z_]+|up|process_[a-z_]+|go_[a-z_]+)\b(?:\{([^}]*)\})?`)
+	selector = regexp.MustCompile(`\b(gatehouse_[a-z_]+|apiserver_[a-z_]+|up|process_[a-z_]+|go_[a-z_]+)\b(?:\{([^}]*)\})?`)
 	matcher  = regexp.MustCompile(`([a-z_]+)\s*(?:=~|!~|!=|=)\s*"`)
 	grouping = regexp.MustCompile(`\b(?:by|on|without|ignoring)\s*\(([^)]*)\)`)
 )
 
 // ofTargets are the labels that Prometheus gives to what it scrapes.
 var ofTargets = []string{"namespace", "job", "instance", "pod"}
+
+// ofOthers are metrics that other programs than ours show, with their labels.
+var ofOthers = map[string][]string{
+	"up": {}, // Prometheus
+	"apiserver_admission_webhook_fail_open_count": {"name", "type"}, // kube-apiserver 1.24 and later
+}
 
 // documented are the labels of each metric, by the names of its series.
 func documented(t *testing.T) map[string][]string {
@@ -27,7 +34,7 @@ func documented(t *testing.T) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := map[string][]string{"up": {}}
+	all := maps.Clone(ofOthers)
 	for _, m := range metricRow.FindAllStringSubmatch(string(text), -1) {
 		labels := []string{}
 		for _, l := range labelName.FindAllStringSubmatch(m[3], -1) {

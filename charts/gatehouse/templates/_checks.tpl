@@ -4,14 +4,23 @@
 {{- /* Chart.yaml's kubeVersion would refuse builds that do not know their version. */ -}}
 {{- $kubernetes := .Capabilities.KubeVersion.Version -}}
 {{- if and (regexMatch "^v1\\.[0-9]+\\." $kubernetes) (semverCompare "<1.30.0-0" $kubernetes) -}}
-  {{- fail (printf "Kubernetes %s does not know the lifecycle action sleep, by which pods without a shell drain: 1.30 is needed" $kubernetes) -}}
+  {{- fail (printf "Kubernetes %s does not know the lifecycle action sleep, by which pods without a shell drain: 1.30 is needed (where no cluster is asked, helm template wants its version in --kube-version)" $kubernetes) -}}
+{{- end -}}
+{{- if eq .Release.Namespace "default" -}}
+  {{- fail "the release is in the namespace default: its images would not be asked about, and everybody makes pods there; install with --namespace gatekeeper-system" -}}
 {{- end -}}
 {{- include "gatehouse.checkConfig" . -}}
 {{- include "gatehouse.checkTimes" . -}}
 {{- include "gatehouse.checkCertificates" . -}}
 {{- include "gatehouse.checkFiles" (list "files" .Values.files) -}}
 {{- include "gatehouse.checkMemory" (list "resources" .Values.resources (include "gatehouse.config" . | fromJson)) -}}
+{{- include "gatehouse.checkResources" (list "resources" .Values.resources) -}}
+{{- include "gatehouse.checkResources" (list "rotator.resources" .Values.rotator.resources) -}}
+{{- if lt (include "gatehouse.bytes" .Values.rotator.resources.limits.memory | int64) 33554432 -}}
+  {{- fail (printf "rotator.resources.limits.memory %v is too little: the rotator needs 32Mi" .Values.rotator.resources.limits.memory) -}}
+{{- end -}}
 {{- include "gatehouse.checkReplicas" . -}}
+{{- include "gatehouse.checkNames" . -}}
 {{- if .Values.pullThrough.enabled -}}
 {{- include "gatehouse.checkPullThrough" . -}}
 {{- end -}}
@@ -116,12 +125,18 @@
 {{/* Takes where the files stand in the values, and the files. */}}
 {{- define "gatehouse.checkFiles" -}}
 {{- $where := index . 0 -}}
+{{- $taken := dict -}}
 {{- range $i, $file := index . 1 -}}
   {{- if eq (empty $file.secret) (empty $file.configMap) -}}
     {{- fail (printf "%s[%d] names either a secret or a configMap" $where $i) -}}
   {{- end -}}
   {{- range $file.items -}}
-    {{- if or (hasPrefix "/" .path) (contains ".." .path) (regexMatch "^(gatehouse\\.yaml|tls(/.*)?|gatekeeper(/.*)?)$" .path) -}}
+    {{- $path := clean .path -}}
+    {{- if hasKey $taken $path -}}
+      {{- fail (printf "%s[%d]: path %q is there already: choose another" $where $i .path) -}}
+    {{- end -}}
+    {{- $_ := set $taken $path true -}}
+    {{- if or (hasPrefix "/" $path) (contains ".." .path) (regexMatch "^(\\.|gatehouse\\.yaml|tls(/.*)?|gatekeeper(/.*)?)$" $path) -}}
       {{- fail (printf "%s[%d]: path %q is the chart's own, or leads out of /etc/gatehouse: choose another, certs/%s say" $where $i .path (base .path)) -}}
     {{- end -}}
   {{- end -}}
@@ -142,8 +157,64 @@
 {{- end -}}
 {{- end }}
 
+{{/* Takes where the resources stand in the values, and the resources. */}}
+{{- define "gatehouse.checkResources" -}}
+{{- $memory := dig "memory" "" ((index . 1).requests | default dict) -}}
+{{- $limit := (index . 1).limits.memory -}}
+{{- if and $memory (gt (include "gatehouse.bytes" $memory | int64) (include "gatehouse.bytes" $limit | int64)) -}}
+  {{- fail (printf "%s.requests.memory %v is above %s.limits.memory %v: lower the first or raise the second" (index . 0) $memory (index . 0) $limit) -}}
+{{- end -}}
+{{- end }}
+
+{{/* Names that the chart has taken. */}}
+{{- define "gatehouse.checkNames" -}}
+{{- if eq (int .Values.service.port) (int .Values.service.adminPort) -}}
+  {{- fail (printf "service.adminPort %v is service.port as well: choose another" .Values.service.adminPort) -}}
+{{- end -}}
+{{- $volumes := dict -}}
+{{- range .Values.extraVolumes -}}
+  {{- if or (has .name (list "config" "cache")) (hasKey $volumes .name) -}}
+    {{- fail (printf "extraVolumes: the name %s is taken: choose another" .name) -}}
+  {{- end -}}
+  {{- $_ := set $volumes .name true -}}
+{{- end -}}
+{{- range .Values.extraVolumeMounts -}}
+  {{- if not (hasKey $volumes .name) -}}
+    {{- fail (printf "extraVolumeMounts: there is no volume %s in extraVolumes" .name) -}}
+  {{- end -}}
+  {{- if regexMatch "^/((gatehouse|etc/gatehouse|var/cache/gatehouse)(/.*)?|etc|var|var/cache|proc|sys|dev)?$" (clean .mountPath) -}}
+    {{- fail (printf "extraVolumeMounts: %s would hide what the chart or the image has there, or lie within it: use \"files\", or mount it elsewhere" .mountPath) -}}
+  {{- end -}}
+{{- end -}}
+{{- $m := .Values.monitoring -}}
+{{- $own := include "gatehouse.labels" (list . "") | fromYaml | keys -}}
+{{- range $where, $labels := dict "podLabels" .Values.podLabels "monitoring.serviceMonitor.labels" $m.serviceMonitor.labels
+  "monitoring.prometheusRule.labels" $m.prometheusRule.labels "monitoring.dashboard.labels" $m.dashboard.labels -}}
+  {{- range $key, $_ := $labels -}}
+    {{- if has $key $own -}}
+      {{- fail (printf "%s: %s is set by the chart: take it out" $where $key) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if hasKey (.Values.podAnnotations | default dict) "gatehouse/restart" -}}
+  {{- fail "podAnnotations: gatehouse/restart is set by the chart: take it out" -}}
+{{- end -}}
+{{- end }}
+
 {{- define "gatehouse.checkReplicas" -}}
 {{- $hpa := .Values.autoscaling -}}
+{{- if and $hpa.enabled (not (dig "cpu" "" (.Values.resources.requests | default dict))) -}}
+  {{- fail "autoscaling needs resources.requests.cpu, of which it measures shares: set it" -}}
+{{- end -}}
+{{- $least := ternary $hpa.minReplicas .Values.replicas $hpa.enabled | int -}}
+{{- $away := .Values.podDisruptionBudget.maxUnavailable -}}
+{{- $most := int $away -}}
+{{- if kindIs "string" $away -}}
+  {{- $most = div (add (mul (trimSuffix "%" $away) $least) 99) 100 | int -}}
+{{- end -}}
+{{- if and (gt $least 1) (ge $most $least) -}}
+  {{- fail (printf "podDisruptionBudget.maxUnavailable %v of %d pods lets a drain take all of them at once: lower it, or add replicas" $away $least) -}}
+{{- end -}}
 {{- if and $hpa.enabled (gt (int $hpa.minReplicas) (int $hpa.maxReplicas)) -}}
   {{- fail (printf "autoscaling.minReplicas %v is above autoscaling.maxReplicas %v: lower the first or raise the second" $hpa.minReplicas $hpa.maxReplicas) -}}
 {{- end -}}
@@ -187,5 +258,6 @@
   {{- end -}}
 {{- end -}}
 {{- include "gatehouse.checkFiles" (list "pullThrough.files" $p.files) -}}
+{{- include "gatehouse.checkResources" (list "pullThrough.resources" $p.resources) -}}
 {{- include "gatehouse.checkMemory" (list "pullThrough.resources" $p.resources $config) -}}
 {{- end }}

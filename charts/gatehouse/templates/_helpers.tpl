@@ -1,11 +1,13 @@
-{{/* The name that all objects of the release begin with. */}}
+{{/* The name that all objects of the release begin with: of 38 characters at most, since a
+     StatefulSet's can have 52; and one that a Service can have, without dots, a letter first. */}}
 {{- define "gatehouse.fullname" -}}
+{{- $release := regexReplaceAll "^([0-9])" (.Release.Name | replace "." "-") "r$1" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
-{{- else if contains "gatehouse" .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else if contains "gatehouse" $release -}}
+{{- $release | trunc 38 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-gatehouse" (.Release.Name | trunc 30 | trimSuffix "-") -}}
+{{- printf "%s-gatehouse" ($release | trunc 28 | trimSuffix "-") -}}
 {{- end -}}
 {{- end }}
 
@@ -67,7 +69,12 @@ labels: {{- include "gatehouse.labels" . | nindent 2 }}
 {{- fail (printf "%q is no duration: write 1900ms or 2s, say" $text) -}}
 {{- end -}}
 {{- $epoch := toDate "2006-01-02" "2000-01-01" -}}
-{{- ((dateModify $text $epoch).Sub $epoch).Milliseconds -}}
+{{- $ms := ((dateModify $text $epoch).Sub $epoch).Milliseconds | int64 -}}
+{{- /* What is too long to be read leaves the date as it was. */ -}}
+{{- if lt $ms 1 -}}
+{{- fail (printf "%q is no duration: write 1900ms or 2s, say" $text) -}}
+{{- end -}}
+{{- $ms -}}
 {{- end }}
 
 {{/* Namespaces in which nothing is asked, as a JSON list. */}}

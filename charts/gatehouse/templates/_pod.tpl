@@ -1,17 +1,19 @@
-{{/* What all pods of the chart have in common. */}}
+{{/* What all pods of the chart have in common: root, and the labels of their nodes. */}}
 {{- define "gatehouse.podSecurity" -}}
+{{- $root := index . 0 -}}
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ .Values.runAsUser }}
-  runAsGroup: {{ .Values.runAsUser }}
-  fsGroup: {{ .Values.runAsUser }}
+  runAsUser: {{ $root.Values.runAsUser }}
+  runAsGroup: {{ $root.Values.runAsUser }}
+  fsGroup: {{ $root.Values.runAsUser }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 enableServiceLinks: false
-{{- with .Values.priorityClassName }}
+nodeSelector: {{- merge (dict) (index . 1) (dict "kubernetes.io/os" "linux") | toYaml | nindent 2 }}
+{{- with $root.Values.priorityClassName }}
 priorityClassName: {{ . | quote }}
 {{- end }}
-{{- with .Values.image.pullSecrets }}
+{{- with $root.Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 # Names of registries are whole: without this each is asked for in every search domain first.
@@ -31,13 +33,12 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{/* Environment of a container: root, and its resources. Kubernetes can pass on a limit only
-     whole; Go's heap needs to stay below it, so nine tenths are worked out here. */}}
+{{/* Environment of a container: more variables, and its resources. Kubernetes can pass on a
+     limit only whole; Go's heap needs to stay below it, so nine tenths are worked out here. */}}
 {{- define "gatehouse.env" -}}
-{{- $root := index . 0 -}}
 env:
   - {name: GOMEMLIMIT, value: {{ include "gatehouse.memoryLimit" (index . 1) | quote }}}
-  {{- with $root.Values.extraEnv }}
+  {{- with index . 0 }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end }}
