@@ -47,11 +47,19 @@ func (c *checker) canary() {
 	case len(c.cfg.Canary.MustPass)+len(c.cfg.Canary.MustFail) == 0:
 		c.fail("canary", "names no image", "add mustPass and mustFail")
 	}
+	if spaced := c.namespaced(); spaced >= 0 && c.cfg.Canary.Namespace == "" {
+		c.fail("canary", fmt.Sprintf("policy.rules[%d] names namespaces and the canary none: all of its images are denied", spaced), "set canary.namespace")
+	}
 	for _, image := range c.cfg.Canary.MustPass {
 		if i := slices.Index(c.cfg.Canary.MustFail, image); i >= 0 {
 			c.fail(fmt.Sprintf("canary.mustFail[%d]", i), "must pass too, by canary.mustPass", "")
 		}
 	}
+}
+
+// namespaced is the first rule that names namespaces, -1 if none does.
+func (c *checker) namespaced() int {
+	return slices.IndexFunc(c.cfg.Policy.Rules, func(r Rule) bool { return len(r.Namespaces) > 0 })
 }
 
 // keeping checks the sections that cache and registry are made of.

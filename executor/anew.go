@@ -47,6 +47,9 @@ func (e *Executor) Prove(ctx context.Context, req Request) (result Result, err e
 	if e.closed.Load() {
 		return result, fmt.Errorf("verify %s: %w: the configuration is no longer live", req.Reference, ErrInconclusive)
 	}
+	if err := pl.background(); err != nil {
+		return result, err
+	}
 	return e.proveAnew(referrerstore.WithWork(ctx, referrerstore.NewWork(start, req.Lane)), pl)
 }
 

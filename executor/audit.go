@@ -12,6 +12,11 @@ import (
 // need not be asked.
 var ErrNotAsked = errors.New("an audit asks a registry only for what is not held")
 
+// auditsShare is the part of the subjects of one host at once that audits may judge
+// by what is held. Places of their own keep them out of the way of whoever must
+// decide that way, because the registry is away.
+const auditsShare = 4
+
 // audit answers from what is held where no proof answers, see [Request].Audit;
 // false says that the registry is to be asked.
 func (e *Executor) audit(ctx context.Context, pl *plan, start time.Time) (Result, bool) {
@@ -44,7 +49,7 @@ func (e *Executor) auditHeld(ctx context.Context, pl *plan, ev *heldEvidence, no
 	defer leave()
 	result, err := e.auditing.Do(ctx, key, func(own context.Context) (Result, error) {
 		own = referrerstore.WithWork(e.tracer.aboard(own, span), referrerstore.NewWork(now, referrerstore.LaneBackground))
-		return e.judgeHeld(own, pl, known{held: ev})
+		return e.judgeHeld(own, pl, known{held: ev}, e.audits)
 	})
 	if err != nil {
 		return Result{}, false

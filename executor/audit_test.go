@@ -3,6 +3,7 @@ package executor_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,6 +245,32 @@ func TestAuditChangesNoAdmission(t *testing.T) {
 		result := s.expect(t, image, executor.Allowed, storetest.Counts{Resolve: 1})
 		if diff := cmp.Diff(request(t, image), result.Request); diff != "" || result.Held != nil {
 			t.Errorf("held %+v, request:\n%s", result.Held, diff)
+		}
+	})
+}
+
+// However many audits hang over what is held, an admission is decided from what is
+// held in place of a registry that is away.
+func TestAuditsTakeNoPlaceOfAdmissions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHeld(t, every, afresh(), "pass a")
+		h.expect(t, image, executor.Allowed, first)
+		const other = "registry.example/other:v1"
+		h.store.AddReferrer(h.store.AddImage(other), sigType, blob("hang"))
+		if _, err := h.Verify(withTimeout(t, time.Second), request(t, other)); err == nil {
+			t.Fatal("it did not hang")
+		}
+		time.Sleep(2 * time.Hour)
+		h = h.again(t, every, afresh(useHeld(executor.DownTerms{UseHeld: 24 * time.Hour, Tags: true}), func(o *executor.Options) { o.SubjectsAtOnce = 1 }))
+		h.last.breaks(hangs)
+		var group sync.WaitGroup
+		defer group.Wait()
+		group.Go(func() { _, _ = h.audit(t, other) }) // half of 1.9 s
+		synctest.Wait()
+		ctx := withTimeout(t, 900*time.Millisecond)
+		if result, err := h.Verify(ctx, request(t, image)); err != nil || result.Held == nil {
+			t.Errorf("%v, held %+v, %v", result.Decision, result.Held, err)
 		}
 	})
 }

@@ -70,6 +70,9 @@ type Options struct {
 	TagTTL time.Duration
 	// Background bounds the work that outlives its requests.
 	Background Background
+	// Named says which canonical hosts the configuration names elsewhere than in
+	// its stores, so that background work is done for them; nil adds none.
+	Named func(host string) bool
 	// Down says what stands in for a canonical host that does not answer. It is
 	// asked without I/O, once in a while; nil lets nothing stand in.
 	Down func(host string) DownTerms
@@ -105,11 +108,13 @@ type Executor struct {
 	memory    *memory
 	works     *works[flightKey] // what requests wait for
 	proving   *works[proofKey]  // what those are waiting for in turn
+	resolving *works[referrerstore.Reference]
 	hosts     *hosts
 	refreshes *refreshes
 	asking    *asking
 	standIns  *standIns
-	places    *hosts // of those who decide from what is held
+	places    *hosts // of those who decide from what is held, because they must
+	audits    *hosts // of those who do so without need
 	pins      *hosts // places of those who only want to know where a tag leads
 	closed    atomic.Bool
 
@@ -228,11 +233,13 @@ func New(ctx context.Context, stores []referrerstore.Store, verifiers []verifier
 		memory:    newMemory(opts),
 		works:     newWorks[flightKey](),
 		proving:   newWorks[proofKey](),
+		resolving: newWorks[referrerstore.Reference](),
 		hosts:     newHosts(opts.SubjectsAtOnce),
 		refreshes: newRefreshes(),
 		asking:    newAsking(),
 		standIns:  newStandIns(),
 		places:    newHosts(opts.SubjectsAtOnce),
+		audits:    newHosts(max(opts.SubjectsAtOnce/auditsShare, 1)),
 		pins:      newHosts(opts.SubjectsAtOnce),
 		resolves:  flight.New[referrerstore.Reference, referrerstore.Subject](ctx),
 	}

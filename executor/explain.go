@@ -223,6 +223,8 @@ func explainError(r Result, err error) Explanation {
 		return Explanation{Code: CodeAuthDenied, What: host + " denied access to " + r.Request.Reference.Repository, Do: "check stores[].credentials for this host"}
 	case errors.Is(err, referrerstore.ErrTooManyReferrers):
 		return Explanation{Code: CodeTooManyReferrers, What: "more artifacts refer to the image than are looked at", Do: "remove artifacts that are not needed"}
+	case errors.Is(err, errUnnamed):
+		return Explanation{Code: CodeBusy, What: "nothing is asked of " + host + " in the background, because the configuration does not name it", Do: "add the host to stores[].hosts"}
 	case errors.Is(err, referrerstore.ErrBusy):
 		return Explanation{Code: CodeBusy, What: "too much is under way for " + host, Do: "retry, or raise server.limits.inFlightBytes"}
 	case errors.Is(err, referrerstore.ErrDigestMismatch):

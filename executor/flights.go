@@ -21,6 +21,19 @@ type flightKey struct {
 	unnamed bool
 }
 
+// errUnnamed is why there is no background work.
+var errUnnamed = errors.New("the configuration does not name the host")
+
+// background refuses work in the background for a host that the configuration does
+// not name, before it is begun: who joined it for an admission would share the
+// refusal.
+func (p *plan) background() error {
+	if !p.unnamed || p.req.Lane != referrerstore.LaneBackground {
+		return nil
+	}
+	return fmt.Errorf("verify %s: %w: %w", p.req.Reference, errUnnamed, referrerstore.ErrBusy)
+}
+
 // mayLinger says whether work for a request goes on when nobody waits: not for
 // hosts that anybody may have named.
 func mayLinger(key flightKey) bool { return !key.unnamed }
@@ -28,6 +41,9 @@ func mayLinger(key flightKey) bool { return !key.unnamed }
 // await joins the work on the request, or begins it, and waits until it is done
 // or ctx ends, or until it is sure that ctx will end first.
 func (e *Executor) await(ctx context.Context, pl *plan, now time.Time) (Result, error) {
+	if err := pl.background(); err != nil {
+		return pl.result(), err
+	}
 	key := flightKey{ref: pl.req.Reference, rule: pl.about.rule, unnamed: pl.unnamed}
 	work := e.works.join(key, pl.req.Lane, now)
 	defer e.works.part(key, pl.req.Lane)
@@ -206,13 +222,22 @@ func (e *Executor) resolve(ctx context.Context, pl *plan) (referrerstore.Subject
 	return e.lookUp(ctx, pl)
 }
 
-// lookUp asks the store, once for all who want to know, and remembers what it
-// answers. The first store's error is the answer, or a second one could vouch for
+// lookUp asks the store, once for all who want to know, in the lane of the most
+// pressing of them, and remembers what it answers. The first store's error is the answer, or a second one could vouch for
 // what the first one does not have.
 func (e *Executor) lookUp(ctx context.Context, pl *plan) (referrerstore.Subject, error) {
-	ref, work := pl.req.Reference, referrerstore.WorkOf(ctx)
+	ref, waiting := pl.req.Reference, referrerstore.WorkOf(ctx)
+	since := waiting.Begun()
+	if since.IsZero() {
+		since = time.Now()
+	}
+	work := e.resolving.join(ref, referrerstore.LaneBackground, since)
+	defer e.resolving.part(ref, referrerstore.LaneBackground)
+	defer work.Follow(waiting)()
 	ctx, span := e.tracer.join(ctx, "resolve")
 	subject, err := e.resolves.Do(ctx, ref, func(own context.Context) (referrerstore.Subject, error) {
+		e.resolving.join(ref, referrerstore.LaneBackground, since)
+		defer e.resolving.part(ref, referrerstore.LaneBackground)
 		begun := time.Now()
 		subject, err := askFor(referrerstore.WithWork(e.tracer.aboard(own, span), work), pl)
 		if !e.closed.Load() && (err == nil || errors.Is(err, referrerstore.ErrNotFound)) {

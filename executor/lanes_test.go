@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -268,4 +269,99 @@ func TestNamespacesOfARuleShareTheWork(t *testing.T) {
 		}
 		ask(executor.Allowed, "x1", "x2") // by another rule, whatever is remembered for that one
 	})
+}
+
+// A look-up that an audit began by one rule goes to the admission lane when an
+// admission comes to wait for it by another, and tells it of its hold.
+func TestJoinedLookUpIsInTheLaneOfWhoWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, err := policy.New([]policy.Rule{
+			{Name: "a", Images: []string{"**"}, Namespaces: []string{"a"}, Require: &every},
+			{Name: "b", Images: []string{"**"}, Require: &every},
+		}, []string{"v"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, _ := signed("pass a")
+		work := make(chan *referrerstore.Work, 1)
+		store.ResolveFault = func(ctx context.Context, _ referrerstore.Reference) error {
+			work <- referrerstore.WorkOf(ctx)
+			time.Sleep(5 * time.Second)
+			return nil
+		}
+		e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, p, remembering())
+		t.Cleanup(e.Close)
+		ask := func(namespace string, lane referrerstore.Lane, pin bool) func() {
+			req := request(t, image)
+			req.Namespace, req.Lane = namespace, lane
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			t.Cleanup(cancel)
+			return func() {
+				if pin {
+					_, _ = e.Pin(ctx, req)
+					return
+				}
+				_, _ = e.Verify(ctx, req)
+			}
+		}
+		var group sync.WaitGroup
+		defer group.Wait()
+		expect := func(w *referrerstore.Work, want referrerstore.Lane) {
+			t.Helper()
+			synctest.Wait()
+			if got := w.Lane(); got != want {
+				t.Errorf("work in lane %v, want %v", got, want)
+			}
+		}
+		group.Go(ask("a", referrerstore.LaneBackground, false))
+		w := <-work
+		expect(w, referrerstore.LaneBackground)
+		for _, pin := range []bool{false, true} {
+			ctx := ask("b", referrerstore.LaneAdmission, pin)
+			group.Go(ctx)
+			expect(w, referrerstore.LaneAdmission)
+			time.Sleep(2 * time.Second)
+			expect(w, referrerstore.LaneBackground)
+		}
+		begun := time.Now()
+		group.Go(func() {
+			ask("b", referrerstore.LaneAdmission, true)()
+			if took := time.Since(begun); took != 0 {
+				t.Errorf("waited %s for what is held for longer", took)
+			}
+		})
+		w.SetHold(referrerstore.Hold{Until: time.Now().Add(time.Minute), Err: referrerstore.ErrRateLimited})
+		synctest.Wait()
+	})
+}
+
+// Hosts that the configuration does not name get no background work: who asks for
+// some is told so at once, and nobody else shares that answer.
+func TestUnnamedHostsGetNoBackgroundWork(t *testing.T) {
+	t.Parallel()
+	store, subject := signed("pass a")
+	s := siteOf(t, store, aboutHost{store, referrerstore.HostState{Unnamed: true}}, subject, every, remembering())
+	audit := request(t, image)
+	audit.Lane, audit.Audit = referrerstore.LaneBackground, true
+	asked := s.asked(func() {
+		result, err := s.Verify(t.Context(), audit)
+		x := executor.Explain(result, err)
+		if !errors.Is(err, referrerstore.ErrBusy) || x.Code != executor.CodeBusy || !strings.Contains(x.Do, "stores[].hosts") || !strings.Contains(x.What, "registry.example") {
+			t.Errorf("%v: %s", err, x.Line())
+		}
+	})
+	if asked != nothing {
+		t.Errorf("asked %+v", asked)
+	}
+	s.expect(t, image, executor.Allowed, storetest.Counts{Resolve: 1, Referrers: 1, Fetch: 2})
+	if result, err := s.Verify(t.Context(), audit); err != nil || result.Decision != executor.Allowed {
+		t.Errorf("of what is remembered: %v, %v", result.Decision, err)
+	}
+	opts := remembering()
+	opts.Named = func(host string) bool { return host == "registry.example" } // as an upstream of pulls
+	s = siteOf(t, store, aboutHost{store, referrerstore.HostState{Unnamed: true}}, subject, every, opts)
+	if result, err := s.Verify(t.Context(), audit); err != nil || result.Decision != executor.Allowed {
+		t.Errorf("of a host that is named elsewhere: %v, %v", result.Decision, err)
+	}
 }

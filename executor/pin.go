@@ -20,7 +20,8 @@ type Pin struct {
 	Digest digest.Digest
 	// Unproven says that a rule demands proof of the image, and that none which
 	// decides is remembered. Whoever will ask soon has it sooner if somebody asks
-	// now.
+	// now. It is not said of hosts that the configuration does not name, for which
+	// nothing is done that nobody waits for.
 	Unproven bool
 	// Held is set if the tag led there before: its registry did not answer now.
 	Held *Held
@@ -31,7 +32,8 @@ type Pin struct {
 //
 // The policy is asked as for a verdict: what needs no proof stays as it is. If the
 // policy has rules for namespaces and the request names none, nobody knows
-// whether one demands proof; such an image is pinned, but not as Unproven. The
+// whether one demands proof; an image of which some rule may, see [Foreseeing], is
+// pinned, but not as Unproven. The
 // request's Unpinned and Audit do not matter.
 //
 // An error is for [ExplainPin]; among others it wraps a sentinel of package
@@ -73,7 +75,7 @@ func (e *Executor) planPin(req Request, now time.Time) *plan {
 		return pl
 	}
 	serving := e.serving(req.Reference.Registry)
-	if !errors.Is(result.Denial, ErrNamespaceMissing) || len(serving) == 0 {
+	if !errors.Is(result.Denial, ErrNamespaceMissing) || len(serving) == 0 || !mayDemand(e.policy, req.Reference) {
 		return nil
 	}
 	return e.planFor(req, Rule{}, serving)
@@ -101,7 +103,8 @@ func (e *Executor) pinTo(pl *plan, subject referrerstore.Subject, now time.Time)
 	if err != nil {
 		return Pin{}, fmt.Errorf("resolve %s: %w: %w", pl.req.Reference, referrerstore.ErrProtocol, err)
 	}
-	return Pin{Digest: d, Unproven: pl.rule.Requirement != nil && !e.proven(pl, subject, now)}, nil
+	demanded := pl.rule.Requirement != nil && !pl.unnamed
+	return Pin{Digest: d, Unproven: demanded && !e.proven(pl, subject, now)}, nil
 }
 
 // proven says whether a verdict on a subject can be read from memory.
@@ -166,10 +169,13 @@ func (e *Executor) orLed(ctx context.Context, pl *plan, ask func(context.Context
 	}
 	now := time.Now().Round(0)
 	led, at, ok := e.leads(pl, now) // the registry may have answered meanwhile
-	if !ok {
-		return subject, nil, err
+	switch {
+	case ok && now.Sub(at) <= pl.down.UseHeld:
+		return led, &Held{Since: at, Age: now.Sub(at), Why: e.late(pl, err)}, nil
+	case patient.Err() != nil: // it is not for want of an answer that nothing stands in
+		subject, err = ask(ctx)
 	}
-	return led, &Held{Since: at, Age: now.Sub(at), Why: e.late(pl, err)}, nil
+	return subject, nil, err
 }
 
 // ledLately says whether it is known where a tag led not too long ago.

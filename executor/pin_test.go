@@ -49,7 +49,11 @@ func TestPinByPolicy(t *testing.T) {
 		{Name: "exempt", Images: []string{"registry.example/exempt"}, Allow: &lasting},
 		{Name: "proof", Images: []string{"registry.example/app", "away.example/**"}, Require: &every},
 	}
-	spaced := append([]policy.Rule{{Name: "spaced", Images: []string{"registry.example/app"}, Namespaces: []string{"prod"}, Require: &every}}, base...)
+	spaced := append([]policy.Rule{
+		{Name: "spaced", Images: []string{"registry.example/app"}, Namespaces: []string{"prod"}, Require: &every},
+		{Name: "lifted", Images: []string{"registry.example/partly"}, Namespaces: []string{"test"}, Allow: &lasting},
+		{Name: "partly", Images: []string{"registry.example/partly"}, Require: &every},
+	}, base...)
 	asks := storetest.Counts{Resolve: 1}
 	tests := []struct {
 		name, image, namespace string
@@ -67,6 +71,9 @@ func TestPinByPolicy(t *testing.T) {
 		{"a tag and a digest", image + "@" + digest.FromString("x").String(), "", base, false, false, nothing},
 		{"rules for namespaces", image, "prod", spaced, true, true, asks},
 		{"rules for namespaces, and none", image, "", spaced, true, false, asks},
+		{"rules for namespaces, and none, and no rule", "registry.example/other:v1", "", spaced, false, false, nothing},
+		{"rules for namespaces, and none, exempt", "registry.example/exempt:v1", "", spaced, false, false, nothing},
+		{"rules for namespaces, and none, exempt in one", "registry.example/partly:v1", "", spaced, true, false, asks},
 		{"rules for namespaces, and none, no store", "away.example/app:v1", "", spaced, false, false, nothing},
 		{"rules for namespaces, and none, a digest", "registry.example/app@" + digest.FromString("x").String(), "", spaced, false, false, nothing},
 	}
@@ -79,6 +86,8 @@ func TestPinByPolicy(t *testing.T) {
 			}
 			store, subject := signed("pass")
 			store.ServesHost = func(host string) bool { return host == "registry.example" }
+			leads := map[string]digest.Digest{image: subject.Descriptor.Digest}
+			leads["registry.example/partly:v1"] = store.AddImage("registry.example/partly:v1").Descriptor.Digest
 			e := executor.New(t.Context(), []referrerstore.Store{store}, []verifier.Verifier{&scripted{name: "v"}}, p, remembering())
 			t.Cleanup(e.Close)
 			s := site{e, store, subject}
@@ -86,7 +95,7 @@ func TestPinByPolicy(t *testing.T) {
 			req.Namespace, req.Unpinned = test.namespace, executor.UnpinnedDeny // which does not matter
 			want := executor.Pin{Unproven: test.unproven}
 			if test.pinned {
-				want.Digest = subject.Descriptor.Digest
+				want.Digest = leads[test.image]
 			}
 			if _, known, err := s.RecallPin(req, time.Now()); known != (test.cost == nothing) || err != nil {
 				t.Errorf("known without asking: %t, %v", known, err)
@@ -258,6 +267,16 @@ func TestPinOutlivesItsRequest(t *testing.T) {
 	}
 }
 
+// Nothing is begun that nobody waits for, where anybody may have named the host.
+func TestPinExpectsNothingOfUnnamedHosts(t *testing.T) {
+	t.Parallel()
+	for _, unnamed := range []bool{false, true} {
+		store, subject := signed("pass a")
+		s := siteOf(t, store, aboutHost{store, referrerstore.HostState{Unnamed: unnamed}}, subject, every, remembering())
+		s.expectPin(t, request(t, image), executor.Pin{Digest: subject.Descriptor.Digest, Unproven: !unnamed}, storetest.Counts{Resolve: 1})
+	}
+}
+
 // aboutHost is a store of whose hosts something is to be known.
 type aboutHost struct {
 	*storetest.Memory
@@ -311,6 +330,7 @@ func TestPinByWhatIsHeld(t *testing.T) {
 		"silent":             {tags, hangs, 0, executor.CodeDeadline, 300 * time.Millisecond},
 		"at its end":         {tags, answers(referrerstore.ErrUnavailable), time.Hour, executor.CodeUnavailable, 0},
 		"beyond its end":     {tags, answers(referrerstore.ErrUnavailable), time.Hour + time.Nanosecond, "", 0},
+		"at its end, silent": {tags, hangs, time.Hour, "", 600 * time.Millisecond}, // it is too old by then
 		"an answer":          {tags, answers(referrerstore.ErrAuthDenied), 0, "", 0},
 		"gone":               {tags, answers(referrerstore.ErrNotFound), 0, "", 0},
 		"only for digests":   {day, answers(referrerstore.ErrUnavailable), 0, "", 0},

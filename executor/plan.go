@@ -79,7 +79,7 @@ func (e *Executor) planFor(req Request, rule Rule, serving []referrerstore.Store
 	host := req.Reference.Registry
 	pl := &plan{req: req, rule: rule, serving: serving, recent: &recent{}, about: proofKey{registry: host, repository: req.Reference.Repository, rule: rule.Name}}
 	pl.about.identity = identity(serving, host)
-	pl.unnamed = referrerstore.About(serving[0], host).Unnamed
+	pl.unnamed = referrerstore.About(serving[0], host).Unnamed && (e.opts.Named == nil || !e.opts.Named(host))
 	if e.opts.Down != nil {
 		pl.down = e.opts.Down(host)
 	}

@@ -18,6 +18,19 @@ type Policy interface {
 	Match(ref referrerstore.Reference, namespace string) (Rule, bool, error)
 }
 
+// Foreseeing is a [Policy] that says without a namespace what those may lead to.
+type Foreseeing interface {
+	// MayDemand says whether there can be a namespace for which Match gives a rule
+	// that demands proof of the image.
+	MayDemand(ref referrerstore.Reference) bool
+}
+
+// mayDemand is MayDemand of any policy: one that cannot say may.
+func mayDemand(p Policy, ref referrerstore.Reference) bool {
+	f, ok := p.(Foreseeing)
+	return !ok || f.MayDemand(ref)
+}
+
 // Rule is what a policy demands of the images that it matches: exactly one of
 // Exemption and Requirement is set.
 type Rule struct {

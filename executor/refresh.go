@@ -73,7 +73,7 @@ func jitter(id uint64, span time.Duration) time.Duration {
 // tried not long ago, or too much of it is done for the host.
 func (e *Executor) refresh(key proofKey, held *remembered, now time.Time) {
 	next := held.refreshing.Load()
-	if now.Unix() < next || referrerstore.About(held.plan.serving[0], key.registry).Unnamed || !e.refreshes.enter(key.registry) {
+	if now.Unix() < next || held.plan.unnamed || !e.refreshes.enter(key.registry) {
 		return
 	}
 	if !held.refreshing.CompareAndSwap(next, now.Add(refreshPause).Unix()) {

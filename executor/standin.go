@@ -50,12 +50,12 @@ func (e *Executor) decideHeld(ctx context.Context, pl *plan) (Result, error) {
 	if !ok {
 		return Result{}, errNotHeld
 	}
-	return e.judgeHeld(ctx, pl, known{held: ev, lenient: pl.down.AcceptStaleRevocation})
+	return e.judgeHeld(ctx, pl, known{held: ev, lenient: pl.down.AcceptStaleRevocation}, e.places)
 }
 
-// judgeHeld is what held evidence comes to.
-func (e *Executor) judgeHeld(ctx context.Context, pl *plan, with known) (Result, error) {
-	leave, err := e.places.enter(ctx, pl.req.Reference.Registry)
+// judgeHeld is what held evidence comes to, judged in one of the places.
+func (e *Executor) judgeHeld(ctx context.Context, pl *plan, with known, places *hosts) (Result, error) {
+	leave, err := places.enter(ctx, pl.req.Reference.Registry)
 	if err != nil {
 		return Result{}, err
 	}

@@ -7,12 +7,13 @@ import (
 	"sync"
 
 	"github.com/gatehouse-project/gatehouse/executor"
+	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
 // The bounds on verifications that nobody has asked for yet: a part of those that
-// requests wait for.
+// requests wait for, and half of what an executor works on at once for one host.
 const (
-	aheadPerHost = queuedPerHost / 8
+	aheadPerHost = queuedPerHost / 32
 	aheadAtOnce  = queued / 8
 )
 
@@ -56,8 +57,10 @@ func (a *ahead) end(of expected) {
 
 // verifyAhead begins a verification and returns at once. It outlives the request
 // behind which it begins, has the time of one of its own, and belongs to the
-// server's wait group.
+// server's wait group. Until the one that it expects joins it, nobody waits for it:
+// it stays behind those who are waited for.
 func (s *Server) verifyAhead(ctx context.Context, b *batch, req executor.Request) {
+	req.Lane = referrerstore.LaneBackground
 	of := expected{b.live.Generation, req}
 	if s.draining.Load() || !s.ahead.begin(of) {
 		return

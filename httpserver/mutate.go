@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/executor"
-	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
 // MutateTo says what mutation makes of a tag.
@@ -25,7 +24,15 @@ const (
 // for others.
 type pinning struct{ s *Server }
 
-func (p pinning) recall(ctx context.Context, b *batch, j job, now time.Time) *answer {
+// recall answers for a panic as decide's caller does: one that reached the handler
+// would void the whole batch.
+func (p pinning) recall(ctx context.Context, b *batch, j job, now time.Time) (a *answer) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.s.logPanic(b, v)
+			a = p.failed(b, j, errPanic)
+		}
+	}()
 	pin, known, err := b.live.Decider.RecallPin(j.req, now)
 	if !known {
 		return nil
@@ -101,7 +108,7 @@ func (p pinning) record(ctx context.Context, b *batch, elapsed time.Duration) {
 			held++
 		}
 		if a.mutated() == mutatedFailed && failure == "" {
-			failure = executor.Clip(executor.OneLine(k.key), referrerstore.MaxReferenceBytes) + ": " + a.explanation.Line()
+			failure = a.line(k)
 		}
 	}
 	p.s.metrics.answered(b.to, elapsed)

@@ -59,6 +59,8 @@ func (p *pins) Pin(ctx context.Context, req executor.Request) (executor.Pin, err
 
 func (p *pins) RecallPin(req executor.Request, _ time.Time) (executor.Pin, bool, error) {
 	switch {
+	case strings.HasSuffix("/"+req.Reference.Repository, "/boom"):
+		panic("hostile bytes")
 	case strings.HasSuffix("/"+req.Reference.Repository, "/outside"):
 		return executor.Pin{}, true, nil
 	case strings.HasSuffix("/"+req.Reference.Repository, "/known"):
@@ -124,7 +126,7 @@ func TestMutateAnswersEachKey(t *testing.T) {
 			pinned := []string{"nginx", "docker.io/library/nginx:latest", "r.example/good:v1", "R.EXAMPLE:443/good:v1", "r.example/known:v1", "r.example/proven"}
 			failed := map[string]string{
 				"not a key": "INVALID_KEY", "[prod]r.example/good": "INVALID_KEY", "r.example/a@sha256:00": "INVALID_KEY",
-				"r.example/absent": "SUBJECT_NOT_FOUND", "r.example/throttled": "RATE_LIMITED", "r.example/panic": "INTERNAL_ERROR",
+				"r.example/absent": "SUBJECT_NOT_FOUND", "r.example/throttled": "RATE_LIMITED", "r.example/panic": "INTERNAL_ERROR", "r.example/boom": "INTERNAL_ERROR",
 			}
 			keys := slices.Concat(echoed, pinned)
 			for key := range failed {
@@ -237,7 +239,7 @@ func TestMutateNamespaces(t *testing.T) {
 				if len(seen.asked) != 1 || seen.asked[0].Namespace != test.namespace {
 					t.Errorf("looked for %+v, want one in %q", seen.asked, test.namespace)
 				}
-				want := executor.Request{Reference: seen.asked[0].Reference.Pinned(digestOf(seen.asked[0].Reference)), Namespace: test.namespace}
+				want := executor.Request{Reference: seen.asked[0].Reference.Pinned(digestOf(seen.asked[0].Reference)), Namespace: test.namespace, Lane: referrerstore.LaneBackground}
 				if diff := cmp.Diff([]executor.Request{want}, seen.requests); diff != "" {
 					t.Errorf("verified ahead (-want +got):\n%s", diff)
 				}
@@ -340,8 +342,8 @@ func TestVerifiedAheadIsBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		begun := w.begun()
-		if other := pinnedTo(t, "s.example/known", false); len(begun) != 513 || !slices.Contains(begun, other) {
-			t.Errorf("%d begun, want 512 and that of another host", len(begun))
+		if other := pinnedTo(t, "s.example/known", false); len(begun) != 129 || !slices.Contains(begun, other) {
+			t.Errorf("%d begun, want 128 and that of another host", len(begun))
 		}
 		time.Sleep(2 * time.Minute)
 	})

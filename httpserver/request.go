@@ -181,11 +181,15 @@ var errQueueFull = fmt.Errorf("%w: too many images of this registry wait", refer
 func (s *Server) decide(ctx context.Context, b *batch, j job) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.opts.Logger.Error("panic while answering", "panic", p, "stack", string(debug.Stack()), "trace_id", b.trace)
+			s.logPanic(b, p)
 			b.put(j, b.errand.failed(b, j, errPanic))
 		}
 	}()
 	b.put(j, b.errand.decide(ctx, b, j))
+}
+
+func (s *Server) logPanic(b *batch, value any) {
+	s.opts.Logger.Error("panic while answering", "panic", value, "stack", string(debug.Stack()), "trace_id", b.trace)
 }
 
 // put fills one answer, encoded, so that nothing but writing is left to do when

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatehouse-project/gatehouse/executor"
+	"github.com/gatehouse-project/gatehouse/referrerstore"
 )
 
 // judging is the errand of verify and of audit: a verdict on each subject.
@@ -52,13 +53,18 @@ func (b *batch) answer(j job, result executor.Result, err error) *answer {
 	return a
 }
 
-// record counts and logs one line for the request and one for each verdict
-// that is not what it was last time. The request's is for debugging if all was
-// remembered and allowed.
+// record counts and logs one line for the request, with the reason of the first
+// that was not allowed, and one for each verdict that is not what it was last time.
+// The request's is for debugging if all was remembered and allowed.
 func (g judging) record(ctx context.Context, b *batch, elapsed time.Duration) {
 	var counts [3]int
+	first := ""
 	for _, k := range b.keys {
-		counts[b.told[k.slot].decision()]++
+		a := b.told[k.slot]
+		counts[a.decision()]++
+		if first == "" && a.decision() != executor.Allowed {
+			first = a.line(k)
+		}
 	}
 	g.s.metrics.answered(b.to, elapsed)
 	g.s.metrics.decided(counts)
@@ -67,14 +73,24 @@ func (g judging) record(ctx context.Context, b *batch, elapsed time.Duration) {
 		level = slog.LevelInfo
 	}
 	if g.s.opts.Logger.Enabled(ctx, level) {
-		g.s.opts.Logger.LogAttrs(ctx, level, "request", slog.String("trace_id", b.trace), slog.String("path", b.to.String()),
-			slog.Int("keys", len(b.keys)), slog.Int("subjects", len(b.told)),
+		attrs := []slog.Attr{
+			slog.String("trace_id", b.trace), slog.String("path", b.to.String()), slog.Int("keys", len(b.keys)), slog.Int("subjects", len(b.told)),
 			slog.Int("allowed", counts[executor.Allowed]), slog.Int("denied", counts[executor.Denied]), slog.Int("undecided", counts[executor.Undecided]),
-			slog.Int64("duration_ms", elapsed.Milliseconds()))
+			slog.Int64("duration_ms", elapsed.Milliseconds()),
+		}
+		if first != "" {
+			attrs = append(attrs, slog.String("first", first))
+		}
+		g.s.opts.Logger.LogAttrs(ctx, level, "request", attrs...)
 	}
 	for i := range b.told {
 		g.s.logVerdict(ctx, b.told[i], b.trace)
 	}
+}
+
+// line says for the log of which key it is and why.
+func (a *answer) line(of keyed) string {
+	return executor.Clip(executor.OneLine(of.key), referrerstore.MaxReferenceBytes) + ": " + a.explanation.Line()
 }
 
 func (a *answer) decision() executor.Decision {

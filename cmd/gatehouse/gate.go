@@ -243,7 +243,7 @@ func (g *gate) told(change func()) {
 func (g *gate) retire(former *live) {
 	g.retired.Go(func() {
 		former.halt()
-		timer := time.NewTimer(former.config.Server.VerifyTimeout + time.Second)
+		timer := time.NewTimer(max(former.config.Server.VerifyTimeout, former.config.Server.MutateTimeout) + time.Second)
 		defer timer.Stop()
 		select {
 		case <-timer.C:

@@ -134,7 +134,22 @@ func (l *live) assemble(ctx context.Context, stores []entry[store], verifiers []
 
 // newGovernor makes the one that all stores share.
 func (l *live) newGovernor() (*governor.Governor, error) {
-	host := l.config.Governor.PerHost
+	host, pulled := l.config.Governor.PerHost, l.isUpstream()
+	return governor.New(governor.Options{
+		StartInFlight: host.StartInFlight,
+		MaxInFlight:   host.MaxInFlight,
+		Rate:          float64(host.Rate),
+		MaxRetryAfter: host.MaxRetryAfter,
+		Named: func(name string) bool {
+			return pulled(name) ||
+				slices.ContainsFunc(l.stores, func(s store) bool { return s.Serves(name) && s.Names(name) })
+		},
+		Registerer: l.metrics,
+	})
+}
+
+// isUpstream says of canonical hosts whether something is pulled through from them.
+func (l *live) isUpstream() func(host string) bool {
 	var upstreams []string
 	if r := l.config.Registry; r != nil {
 		for _, text := range r.Upstreams {
@@ -142,17 +157,7 @@ func (l *live) newGovernor() (*governor.Governor, error) {
 			upstreams = append(upstreams, upstream)
 		}
 	}
-	return governor.New(governor.Options{
-		StartInFlight: host.StartInFlight,
-		MaxInFlight:   host.MaxInFlight,
-		Rate:          float64(host.Rate),
-		MaxRetryAfter: host.MaxRetryAfter,
-		Named: func(name string) bool {
-			return slices.Contains(upstreams, name) ||
-				slices.ContainsFunc(l.stores, func(s store) bool { return s.Serves(name) && s.Names(name) })
-		},
-		Registerer: l.metrics,
-	})
+	return func(host string) bool { return slices.Contains(upstreams, host) }
 }
 
 // options are the executor's as far as the configuration says.
@@ -165,6 +170,7 @@ func (l *live) options(generation string) executor.Options {
 		ProofStore:   l.proofs,
 		ReplicaBytes: kept.MaxBytes / replicaShare,
 		TagTTL:       l.config.Tags.TTL,
+		Named:        l.isUpstream(),
 		HeldAfter:    l.config.Server.VerifyTimeout / 2,
 		Background:   executor.Background{MaxDuration: background.MaxDuration, MaxFlights: background.MaxFlights},
 	}

@@ -213,6 +213,8 @@ func TestValidateSaysWhere(t *testing.T) {
 		{"missing certificate", "acme-root.crt", "acme.crt", []string{"gatehouse.yaml:", "acme.crt"}},
 		{"unknown trust store", `"ca:acme"`, `"ca:acmee"`, []string{"gatehouse.yaml:", "acmee"}},
 		{"level skip", "level: strict", "level: skip", []string{"gatehouse.yaml:", "skip"}},
+		{"canary of a host that nobody names", "policy:\n", "canary:\n  mustFail:\n    - other.example/app:unsigned\npolicy:\n", []string{"gatehouse.yaml:27:", "canary.mustFail[0]", `"registry"`, "other.example"}},
+		{"canary of no image", "policy:\n", "canary:\n  mustPass: [\"a b\"]\npolicy:\n", []string{"gatehouse.yaml:26:", "canary.mustPass[0]", "U+0020"}},
 		{"bad pattern", `images: ["**"]`, `images: ["nginx"]`, []string{"gatehouse.yaml:27:", "docker.io/library/nginx"}},
 	}
 	for _, test := range tests {

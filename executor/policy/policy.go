@@ -50,7 +50,10 @@ type Policy struct {
 	namespaced bool
 }
 
-var _ executor.Policy = (*Policy)(nil)
+var (
+	_ executor.Policy     = (*Policy)(nil)
+	_ executor.Foreseeing = (*Policy)(nil)
+)
 
 type compiled struct {
 	executor.Rule
@@ -191,10 +194,28 @@ func (p *Policy) Match(ref referrerstore.Reference, namespace string) (executor.
 	return executor.Rule{}, false, nil
 }
 
+// MayDemand implements [executor.Foreseeing].
+func (p *Policy) MayDemand(ref referrerstore.Reference) bool {
+	for _, c := range p.rules {
+		switch {
+		case !c.matchesImage(ref):
+		case c.Requirement != nil:
+			return true
+		case coversNamespaces(c.namespaces, nil):
+			return false // no later rule is come to
+		}
+	}
+	return false
+}
+
 func (c compiled) matches(ref referrerstore.Reference, namespace string) bool {
 	if len(c.namespaces) > 0 && !matchAny(c.namespaces, namespace) {
 		return false
 	}
+	return c.matchesImage(ref)
+}
+
+func (c compiled) matchesImage(ref referrerstore.Reference) bool {
 	for _, pattern := range c.images {
 		if pattern.Match(ref) {
 			return true

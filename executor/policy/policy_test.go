@@ -24,6 +24,35 @@ func ref(t testing.TB, text string) referrerstore.Reference {
 	return r
 }
 
+// What no namespace leads to a demand of is known without one.
+func TestMayDemand(t *testing.T) {
+	t.Parallel()
+	require, lasting := &policy.Node{Verifier: "v"}, &executor.Exemption{Reason: "T-1", Until: time.Now().Add(time.Hour)}
+	p, err := policy.New([]policy.Rule{
+		{Name: "a", Images: []string{"r.example/a"}, Namespaces: []string{"prod"}, Allow: lasting},
+		{Name: "b", Images: []string{"r.example/b"}, Namespaces: []string{"*"}, Allow: lasting},
+		{Name: "c", Images: []string{"r.example/c"}, Allow: lasting},
+		{Name: "d", Images: []string{"r.example/d"}, Namespaces: []string{"prod"}, Require: require},
+		{Name: "all", Images: []string{"r.example/**"}, Require: require},
+		{Name: "e", Images: []string{"s.example/e"}, Namespaces: []string{"prod"}, Allow: lasting},
+	}, []string{"v"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for image, want := range map[string]bool{
+		"r.example/a": true, "r.example/b": false, "r.example/c": false, "r.example/d": true, "r.example/x/y": true, "s.example/e": false, "s.example/f": false,
+	} {
+		found := false
+		for _, namespace := range []string{"prod", "dev"} {
+			rule, ok, err := p.Match(ref(t, image), namespace)
+			found = found || (ok && err == nil && rule.Requirement != nil)
+		}
+		if got := p.MayDemand(ref(t, image)); got != want || got != found {
+			t.Errorf("%s: %t, want %t; by namespaces %t", image, got, want, found)
+		}
+	}
+}
+
 func TestPatternMatch(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

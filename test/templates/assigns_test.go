@@ -185,6 +185,10 @@ func TestAssignsLeave(t *testing.T) {
 	}
 	labelled := podText(`{"containers":[{"name":"a","image":"a:v1"}],"volumes":[{"name":"v","image":{"reference":"b:v1"}}]}`)
 	requests = append(requests, mutationRequest{"UPDATE", []byte(labelled)})
+	// One that the API server would refuse with another image.
+	kept := strings.Replace(podText(`{"containers":[{"name":"a","image":"a:v1"}],"ephemeralContainers":[{"name":"b","image":"b:v1"}]}`),
+		`"name":"p"`, `"name":"p","labels":{"gatehouse/keep-ephemeral-tags":""}`, 1)
+	requests = append(requests, mutationRequest{"UPDATE", []byte(kept)})
 	results, asked := mutation{assigns: shippedAssigns(t), name: shippedMutator, provider: pinning(), requests: requests}.run(t)
 	for i, result := range results {
 		same(t, fmt.Sprintf("object %d", i), result, requests[i].Object)

@@ -42,6 +42,7 @@ var mutating = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(dir, "mutation")
 	build := exec.Command("go", "build", "-o", path, ".")
 	build.Dir = "mutation"
+	build.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off") // what is set for ours is not for this
 	if out, err := build.CombinedOutput(); err != nil {
 		return path, fmt.Errorf("build the mutation system: %w: %s", err, out)
 	}

@@ -145,7 +145,7 @@ func proving() http.Handler {
 }
 
 // request is the creation of an object, whose kind is that of the object.
-func request(t *testing.T, object any) *admissionv1.AdmissionRequest {
+func request(t testing.TB, object any) *admissionv1.AdmissionRequest {
 	t.Helper()
 	raw := rawOf(t, object)
 	var head metav1.PartialObjectMetadata
@@ -163,7 +163,7 @@ func request(t *testing.T, object any) *admissionv1.AdmissionRequest {
 	}
 }
 
-func rawOf(t *testing.T, object any) []byte {
+func rawOf(t testing.TB, object any) []byte {
 	t.Helper()
 	switch text := object.(type) {
 	case string:

@@ -19,7 +19,9 @@ func (c *Cluster) startAPIServer(ctx context.Context, store etcdAccess) error {
 	}
 	c.server = "https://127.0.0.1:" + strconv.Itoa(ports[0])
 	c.apiserver, err = run(c.dir, "kube-apiserver", c.tools.APIServer, nil,
-		"--bind-address=127.0.0.1", "--secure-port="+strconv.Itoa(ports[0]), "--endpoint-reconciler-type=none",
+		// Unset, the address that it advertises is the default route's, which a
+		// machine without a network has not.
+		"--advertise-address=127.0.0.1", "--bind-address=127.0.0.1", "--secure-port="+strconv.Itoa(ports[0]), "--endpoint-reconciler-type=none",
 		"--etcd-servers="+store.url, "--etcd-cafile="+c.caFile(),
 		"--etcd-certfile="+filepath.Join(store.credentials, CertificateFile), "--etcd-keyfile="+filepath.Join(store.credentials, KeyFile),
 		"--tls-cert-file="+filepath.Join(own, CertificateFile), "--tls-private-key-file="+filepath.Join(own, KeyFile),

@@ -38,25 +38,27 @@ type Cluster struct {
 
 // Start brings up etcd and the API server in a folder and returns when the API
 // server is ready. ctx bounds the start alone.
-func Start(ctx context.Context, dir string, tools Tools) (c *Cluster, err error) {
-	c = &Cluster{dir: dir, tools: tools}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("start the control plane: %w", err), c.Stop())
-		}
-	}()
+func Start(ctx context.Context, dir string, tools Tools) (*Cluster, error) {
+	c := &Cluster{dir: dir, tools: tools}
+	if err := c.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the control plane: %w", err), c.Stop())
+	}
+	return c, nil
+}
+
+func (c *Cluster) start(ctx context.Context) (err error) {
 	if c.ca, err = NewAuthority("cluster"); err != nil {
-		return nil, err
+		return err
 	}
 	store, err := c.startEtcd(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.startAPIServer(ctx, store); err != nil {
-		return nil, err
+		return err
 	}
 	c.kubeconfig, err = c.Kubeconfig("admin", "system:masters")
-	return c, err
+	return err
 }
 
 // Dir is the cluster's folder.

@@ -31,6 +31,17 @@ func TestAwait(t *testing.T) {
 	}
 }
 
+// TestStartFails has a program that does not start: that is told, and what runs
+// already is ended.
+func TestStartFails(t *testing.T) {
+	t.Parallel()
+	for name, tools := range map[string]Tools{"no such program": {Etcd: "/no/such/etcd"}, "it ends": {Etcd: "/bin/false"}} {
+		if c, err := Start(t.Context(), t.TempDir(), tools); err == nil || c != nil || !strings.Contains(err.Error(), "etcd") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestEnvironment: what steers the cluster of whoever runs the tests steers
 // nothing here.
 func TestEnvironment(t *testing.T) {
