@@ -89,7 +89,8 @@ func (l *snapshot) termsOf(r *http.Request, to route) (terms, error) {
 // read reads the query. Gatekeeper's audit sends what its admission sends; a
 // Provider that only audit uses can say so with "?lane=audit" in its URL. One
 // that is for what mutation has pinned can say "?unpinned=deny", which makes
-// Snapshot.Unpinned stricter and never laxer.
+// Snapshot.Unpinned stricter and never laxer. What is misspelt is refused: passed
+// over, it would be laxer than it was meant.
 func (t *terms) read(query string) error {
 	if query == "unpinned=deny" { // as most have it
 		t.unpinned = executor.UnpinnedDeny
@@ -99,18 +100,17 @@ func (t *terms) read(query string) error {
 	if err != nil {
 		return refused(http.StatusBadRequest, "the query of the URL cannot be read: correct the Provider's url")
 	}
-	if values.Get("lane") == "audit" {
-		t.lane = referrerstore.LaneBackground
-	}
-	given := values["unpinned"]
-	switch {
-	case len(given) == 0:
-	case len(given) == 1 && given[0] == "deny":
-		t.unpinned = executor.UnpinnedDeny
-	case len(given) == 1 && given[0] == "warn":
-		t.unpinned = max(t.unpinned, executor.UnpinnedWarn)
-	default:
-		return refused(http.StatusBadRequest, "unpinned is %q in the URL: write unpinned=deny or unpinned=warn, once", clipped(strings.Join(given, ", ")))
+	for name, given := range values {
+		switch {
+		case len(given) == 1 && name == "lane" && given[0] == "audit":
+			t.lane = referrerstore.LaneBackground
+		case len(given) == 1 && name == "unpinned" && given[0] == "deny":
+			t.unpinned = executor.UnpinnedDeny
+		case len(given) == 1 && name == "unpinned" && given[0] == "warn":
+			t.unpinned = max(t.unpinned, executor.UnpinnedWarn)
+		default:
+			return refused(http.StatusBadRequest, "%q in the URL is unknown: write unpinned=deny, unpinned=warn or lane=audit, each once", clipped(name+"="+strings.Join(given, ", ")))
+		}
 	}
 	return nil
 }

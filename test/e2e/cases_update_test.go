@@ -49,7 +49,9 @@ func (w *world) open(play func()) {
 	w.eventually("the gate is open", func() bool { return w.tryPod("probe", image).OK() })
 	play()
 	w.ok(w.Apply(w.t.Context(), manifests(w.t, "constraints")))
-	w.eventually("the gate is closed", func() bool { return !w.tryPod("probe", image).OK() })
+	w.eventually("the gate is closed", func() bool {
+		return strings.Contains(w.tryPod("probe", image).Stderr, "denied the request")
+	})
 }
 
 // guarded is a Pod with a finalizer.

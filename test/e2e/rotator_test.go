@@ -36,7 +36,7 @@ func rotate(w *world) {
 	var bundle []byte
 	w.eventually("there is a certificate, and all Providers trust its authority", func() bool {
 		bundle = nil
-		for _, text := range strings.Fields(w.kubectl("", "get", "providers", "-o", "jsonpath={.items[*].spec.caBundle}").Stdout) {
+		for text := range strings.FieldsSeq(w.kubectl("", "get", "providers", "-o", "jsonpath={.items[*].spec.caBundle}").Stdout) {
 			found, err := base64.StdEncoding.DecodeString(text)
 			if err != nil || (bundle != nil && !bytes.Equal(bundle, found)) {
 				return false
