@@ -65,7 +65,7 @@ var insteads = []instead{
 	}, {
 		pattern: `notation (sign|list) `, with: `notation $1 --insecure-registry `, why: "the registry has no TLS",
 	}, {
-		pattern: `type: oras\}`, with: `type: oras, plainHTTP: ["HOST"]}`, why: "the registry has no TLS, and a private address", texts: true,
+		pattern: `type: oras(, hosts: \[.*\])\}`, with: `type: oras$1, plainHTTP: ["HOST"]}`, why: "the registry has no TLS, and a private address", texts: true,
 	}, {
 		pattern: `registry\.example\.com`, with: `HOST`, why: "the registry is on loopback", texts: true,
 	}, {

@@ -164,7 +164,7 @@ func apply(ctx context.Context, system *mutation.System, request Request) (Resul
 		Operation: request.Operation,
 	})
 	if err != nil {
-		return Result{Object: request.Object, Error: err.Error()}, nil
+		return Result{Object: request.Object, Error: err.Error()}, nil //nolint:nilerr // how the mutation ended is the result
 	}
 	after, err := object.MarshalJSON()
 	if err != nil {
