@@ -23,24 +23,8 @@ var (
 // reach all who wait and are then forgotten.
 func (c *Cache) Obtain(ctx context.Context, want Want, from Source) (*Content, error) {
 	const attempts = 8 // what comes may go again, but not for ever
-	outcome := outcomeHit
 	for range attempts {
-		content, err := c.get(want)
-		if err == nil && content.body != nil {
-			if proving, ok := content.body.(*provingFile); ok {
-				proving.ctx = ctx
-			}
-			content.body = &rescued{body: content.body, ctx: ctx, want: want, from: from}
-		}
-		// Whether a digest is a manifest is for its registry to say, also if it handed
-		// out the same as a blob.
-		if errors.Is(err, referrerstore.ErrNotFound) || errors.Is(err, ErrKind) && want.Kind == Manifest {
-			content, outcome, err = c.fetch(ctx, want, from)
-		}
-		if errors.Is(err, errUnreadable) || errors.Is(err, errPassed) {
-			outcome = outcomePassed
-			content, err = pass(ctx, want, from)
-		}
+		content, outcome, err := c.obtainOnce(ctx, want, from)
 		if errors.Is(err, errAgain) {
 			continue
 		}
@@ -53,6 +37,29 @@ func (c *Cache) Obtain(ctx context.Context, want Want, from Source) (*Content, e
 	}
 	c.count(want.Kind, outcomePassed)
 	return pass(ctx, want, from)
+}
+
+// obtainOnce is one attempt of Obtain, with what became of it. It is errAgain if
+// what is held has changed meanwhile.
+func (c *Cache) obtainOnce(ctx context.Context, want Want, from Source) (content *Content, outcome string, err error) {
+	outcome = outcomeHit
+	content, err = c.get(want)
+	if err == nil && content.body != nil {
+		if proving, ok := content.body.(*provingFile); ok {
+			proving.ctx = ctx
+		}
+		content.body = &rescued{body: content.body, ctx: ctx, want: want, from: from}
+	}
+	// Whether a digest is a manifest is for its registry to say, also if it handed
+	// out the same as a blob.
+	if errors.Is(err, referrerstore.ErrNotFound) || errors.Is(err, ErrKind) && want.Kind == Manifest {
+		content, outcome, err = c.fetch(ctx, want, from)
+	}
+	if errors.Is(err, errUnreadable) || errors.Is(err, errPassed) {
+		outcome = outcomePassed
+		content, err = pass(ctx, want, from)
+	}
+	return content, outcome, err
 }
 
 // obtainError names the content, once.
