@@ -13,7 +13,7 @@ MODULES  := cmd/image cmd/rotator test/templates/mutation
 .PHONY: help build demo test e2e image lint fmt fuzz bench soak tidy clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/gatehouse: static, version stamped
 	CGO_ENABLED=0 go build $(GOFLAGS_BUILD) -o bin/gatehouse ./cmd/gatehouse
