@@ -44,7 +44,7 @@ func (e *Executor) audit(ctx context.Context, pl *plan, start time.Time) (Result
 func (e *Executor) auditHeld(ctx context.Context, pl *plan, ev *heldEvidence, now time.Time) (Result, bool) {
 	ctx, span := e.tracer.join(ctx, "audit what is held")
 	defer span.End()
-	key := flightKey{ref: pl.req.Reference, rule: pl.about.rule, unnamed: pl.unnamed}
+	key := pl.flight()
 	ctx, leave := halfOf(ctx)
 	defer leave()
 	result, err := e.auditing.Do(ctx, key, func(own context.Context) (Result, error) {

@@ -34,6 +34,11 @@ func (p *plan) background() error {
 	return fmt.Errorf("verify %s: %w: %w", p.req.Reference, errUnnamed, referrerstore.ErrBusy)
 }
 
+// flight is what the plan's request has in common with others that are the same.
+func (p *plan) flight() flightKey {
+	return flightKey{ref: p.req.Reference, rule: p.about.rule, unnamed: p.unnamed}
+}
+
 // mayLinger says whether work for a request goes on when nobody waits: not for
 // hosts that anybody may have named.
 func mayLinger(key flightKey) bool { return !key.unnamed }
@@ -44,7 +49,7 @@ func (e *Executor) await(ctx context.Context, pl *plan, now time.Time) (Result, 
 	if err := pl.background(); err != nil {
 		return pl.result(), err
 	}
-	key := flightKey{ref: pl.req.Reference, rule: pl.about.rule, unnamed: pl.unnamed}
+	key := pl.flight()
 	work := e.works.join(key, pl.req.Lane, now)
 	defer e.works.part(key, pl.req.Lane)
 	ctx, span := e.tracer.join(ctx, "subject")
@@ -223,8 +228,8 @@ func (e *Executor) resolve(ctx context.Context, pl *plan) (referrerstore.Subject
 }
 
 // lookUp asks the store, once for all who want to know, in the lane of the most
-// pressing of them, and remembers what it answers. The first store's error is the answer, or a second one could vouch for
-// what the first one does not have.
+// pressing of them, and remembers what it answers. The first store's error is the
+// answer, or a second one could vouch for what the first one does not have.
 func (e *Executor) lookUp(ctx context.Context, pl *plan) (referrerstore.Subject, error) {
 	ref, waiting := pl.req.Reference, referrerstore.WorkOf(ctx)
 	since := waiting.Begun()

@@ -120,7 +120,7 @@ func (e *Executor) proven(pl *plan, subject referrerstore.Subject, now time.Time
 // awaitPin joins the look-up of a tag, or begins it, and waits as await does for
 // a verdict.
 func (e *Executor) awaitPin(ctx context.Context, pl *plan, now time.Time) (Pin, error) {
-	key := flightKey{ref: pl.req.Reference, rule: pl.about.rule, unnamed: pl.unnamed}
+	key := pl.flight()
 	work := e.works.join(key, pl.req.Lane, now)
 	defer e.works.part(key, pl.req.Lane)
 	ctx, span := e.tracer.join(ctx, "pin")

@@ -3,7 +3,6 @@ package chart
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/gatehouse-project/gatehouse/test/process"
 )
 
 // tool is where the go command left helm, on demand.
@@ -43,7 +44,7 @@ func Helm(ctx context.Context) (string, error) {
 
 // buildHelm is called with tool.mu held.
 func buildHelm(ctx context.Context) (string, error) {
-	root, err := moduleRoot(ctx)
+	root, err := process.ModuleRoot(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -53,20 +54,8 @@ func buildHelm(ctx context.Context) (string, error) {
 
 // Dir is the folder of the chart.
 func Dir(ctx context.Context) (string, error) {
-	root, err := moduleRoot(ctx)
+	root, err := process.ModuleRoot(ctx)
 	return filepath.Join(root, "charts", "gatehouse"), err
-}
-
-func moduleRoot(ctx context.Context) (string, error) {
-	out, err := run(ctx, "go", "env", "GOMOD")
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
-	}
-	file := strings.TrimSpace(out)
-	if filepath.Base(file) != "go.mod" {
-		return "", errors.New("find the module: not inside of one")
-	}
-	return filepath.Dir(file), nil
 }
 
 // run gives what a command writes to its standard output. Its error is what it writes

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/gatehouse-project/gatehouse/test/process"
 )
 
 // Objects are those of a release.
@@ -72,8 +74,8 @@ func (o Objects) ConfigMaps() (Contents, error) {
 	return contents, nil
 }
 
-// Project writes the files of a projected volume into a folder, as a kubelet does, and
-// gives their paths below it. A source or a key that is not in contents is an error, as it
+// Project writes the files of a projected volume into a folder, as a kubelet does, each
+// exchanged as a whole, and gives their paths below it. A source or a key that is not in contents is an error, as it
 // is for a pod that then does not start.
 func Project(volume corev1.Volume, contents Contents, into string) ([]string, error) {
 	if volume.Projected == nil {
@@ -95,7 +97,7 @@ func Project(volume corev1.Volume, contents Contents, into string) ([]string, er
 			if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 				return nil, err
 			}
-			if err := os.WriteFile(file, text, 0o600); err != nil {
+			if err := process.Replace(file, text); err != nil {
 				return nil, err
 			}
 			paths = append(paths, item.Path)

@@ -5,11 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"testing"
 
 	"go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/gatehouse-project/gatehouse/test/chart"
 	"github.com/gatehouse-project/gatehouse/test/process"
 )
 
@@ -38,9 +38,7 @@ func (k kubelet) run(namespace string, pod corev1.PodSpec, container corev1.Cont
 		}
 		dir := filepath.Join(k.root, mount.MountPath)
 		k.w.ok(os.MkdirAll(dir, 0o700))
-		for _, part := range parts(k.w.t, volume) {
-			k.project(namespace, part, dir)
-		}
+		k.lay(namespace, volume, dir)
 	}
 	c := command{}
 	for _, arg := range append(container.Command[1:], container.Args...) {
@@ -58,53 +56,39 @@ func (k kubelet) run(namespace string, pod corev1.PodSpec, container corev1.Cont
 	return c
 }
 
-// parts are what a volume is made of.
-func parts(t *testing.T, volume corev1.Volume) []corev1.VolumeProjection {
-	t.Helper()
+// lay writes the files of a volume.
+func (k kubelet) lay(namespace string, volume corev1.Volume, dir string) {
+	k.w.t.Helper()
 	switch {
-	case volume.Projected != nil:
-		return volume.Projected.Sources
 	case volume.EmptyDir != nil:
-		return nil
+	case volume.Projected != nil:
+		must(chart.Project(volume, k.contents(namespace, volume.Projected.Sources), dir))(k.w.t)
 	default:
-		t.Fatalf("volume %q is of a kind that the chart did not have", volume.Name)
-		return nil
+		k.w.t.Fatalf("volume %q is of a kind that the chart did not have", volume.Name)
 	}
 }
 
-// project writes what one source of a volume has.
-func (k kubelet) project(namespace string, part corev1.VolumeProjection, dir string) {
+// contents are what the sources of a volume hold at the API server.
+func (k kubelet) contents(namespace string, sources []corev1.VolumeProjection) chart.Contents {
 	k.w.t.Helper()
-	data, items := map[string][]byte{}, []corev1.KeyToPath(nil)
-	switch {
-	case part.Secret != nil:
-		var secret corev1.Secret
-		k.w.get("/api/v1/namespaces/"+namespace+"/secrets/"+part.Secret.Name, &secret)
-		data, items = secret.Data, part.Secret.Items
-	case part.ConfigMap != nil:
-		var from corev1.ConfigMap
-		k.w.get("/api/v1/namespaces/"+namespace+"/configmaps/"+part.ConfigMap.Name, &from)
-		for name, text := range from.Data {
-			data[name] = []byte(text)
-		}
-		items = part.ConfigMap.Items
-	default:
-		k.w.t.Fatalf("a projection is of a kind that the chart did not have: %+v", part)
-	}
-	if items == nil {
-		for name := range data {
-			items = append(items, corev1.KeyToPath{Key: name, Path: name})
+	contents := chart.Contents{}
+	for _, source := range sources {
+		switch {
+		case source.Secret != nil:
+			var secret corev1.Secret
+			k.w.get("/api/v1/namespaces/"+namespace+"/secrets/"+source.Secret.Name, &secret)
+			contents["Secret/"+secret.Name] = secret.Data
+		case source.ConfigMap != nil:
+			var from corev1.ConfigMap
+			k.w.get("/api/v1/namespaces/"+namespace+"/configmaps/"+source.ConfigMap.Name, &from)
+			data := make(map[string][]byte, len(from.Data))
+			for name, text := range from.Data {
+				data[name] = []byte(text)
+			}
+			contents["ConfigMap/"+from.Name] = data
 		}
 	}
-	for _, item := range items {
-		content, known := data[item.Key]
-		if !known {
-			k.w.t.Fatalf("a volume wants %q, which its source does not have", item.Key)
-		}
-		path := filepath.Join(dir, item.Path)
-		k.w.ok(os.MkdirAll(filepath.Dir(path), 0o700))
-		k.w.ok(process.Replace(path, content))
-	}
+	return contents
 }
 
 // get reads an object of the API server.

@@ -50,7 +50,7 @@ func Build(ctx context.Context) (Binary, error) {
 
 // build is called with builder.mu held.
 func build(ctx context.Context) (Binary, error) {
-	root, err := moduleRoot(ctx)
+	root, err := ModuleRoot(ctx)
 	if err != nil {
 		return Binary{}, err
 	}
@@ -73,7 +73,8 @@ func build(ctx context.Context) (Binary, error) {
 	return Binary{path: path}, nil
 }
 
-func moduleRoot(ctx context.Context) (string, error) {
+// ModuleRoot is the folder of the module that the test binary runs in.
+func ModuleRoot(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
